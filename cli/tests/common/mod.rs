@@ -1,0 +1,269 @@
+//! A laboratory for the command: private network namespaces, a link between them, the command at
+//! one end and the kernel, with the programs everybody uses, at the other.
+
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rustix::process::{Pid, Signal, kill_process};
+use sha2::{Digest, Sha256};
+use underpass_drivers::lab::{Namespace, veth};
+
+/// The command's addresses.
+pub(crate) const OURS: [&str; 2] = ["10.7.0.2", "[fd07::2]"];
+/// The kernel's addresses.
+pub(crate) const PEER: [&str; 2] = ["10.7.0.1", "[fd07::1]"];
+
+/// How long anything may take; a debug build on a busy machine is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Two ends of a link.
+pub(crate) struct Lab {
+    ours: Namespace,
+    /// `None`: the kernel's end is in the same namespace.
+    peer: Option<Namespace>,
+    spec: &'static str,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// AF_PACKET at one end of a veth pair, whose other end has all offloads, as by default.
+    pub(crate) fn packet() -> Self {
+        let (ours, peer) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        veth((&ours, "veth0"), (&peer, "veth1")).unwrap();
+        peer.netlink(|netlink| {
+            netlink.add_address("veth1", "10.7.0.1".parse().unwrap(), 24)?;
+            netlink.add_address("veth1", "fd07::1".parse().unwrap(), 64)
+        })
+        .unwrap();
+        Self::new(ours, Some(peer), "packet:veth0")
+    }
+
+    /// A TAP device.
+    pub(crate) fn tap() -> Self {
+        let ours = Namespace::new().unwrap();
+        Self::new(ours, None, "tap:tap0,host=10.7.0.1/24,host=fd07::1/64")
+    }
+
+    fn new(ours: Namespace, peer: Option<Namespace>, spec: &'static str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self {
+            ours,
+            peer,
+            spec,
+            dir,
+        }
+    }
+
+    /// A new file of random bytes.
+    pub(crate) fn random_file(&self, name: &str, len: u64) -> PathBuf {
+        let path = self.dir.path().join(name);
+        let mut file = File::create(&path).unwrap();
+        let mut chunk = vec![0; 1 << 20];
+        let mut left = len as usize;
+        while left > 0 {
+            rand::rng().fill_bytes(&mut chunk);
+            let part = left.min(chunk.len());
+            file.write_all(&chunk[..part]).unwrap();
+            left -= part;
+        }
+        path
+    }
+
+    /// The command, attached to the link with both addresses.
+    pub(crate) fn underpass(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
+        command.args(arguments).args(["--device", self.spec]);
+        command.args(["--addr", "10.7.0.2/24", "--addr", "fd07::2/64"]);
+        command.current_dir(self.dir.path());
+        command
+    }
+
+    /// Runs the attached command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        finish(&self.ours, self.underpass(arguments))
+    }
+
+    /// Runs any command at the end of ours.
+    pub(crate) fn run_ours(&self, command: Command) -> Output {
+        finish(&self.ours, command)
+    }
+
+    /// Runs a program at the kernel's end.
+    pub(crate) fn peer(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.dir.path());
+        finish(self.kernel(), command)
+    }
+
+    /// Runs a program at the kernel's end, and returns what it printed.
+    pub(crate) fn peer_ok(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.peer(program, arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?}: {}\n{text}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        text
+    }
+
+    /// Starts a server of ours, and waits for its first line.
+    pub(crate) fn serve(&self, arguments: &[&str]) -> Process {
+        let mut command = self.underpass(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut server = Process(self.ours.run(|| command.spawn()).unwrap());
+        let mut line = String::new();
+        // Byte by byte: nothing after the line is taken.
+        let stdout = server.0.stdout.as_mut().unwrap();
+        BufReader::with_capacity(1, stdout)
+            .read_line(&mut line)
+            .unwrap();
+        if !line.starts_with("listening on ") {
+            let mut stderr = String::new();
+            server
+                .0
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut stderr)
+                .unwrap();
+            panic!("{arguments:?}: {line}{stderr}");
+        }
+        server
+    }
+
+    /// Starts a program at the kernel's end that listens at `addr`, and waits until it does.
+    pub(crate) fn peer_server(&self, mut command: Command, addr: SocketAddr) -> Process {
+        let process = Process(self.kernel().run(|| command.spawn()).unwrap());
+        let start = Instant::now();
+        while self.connect(addr).is_err() {
+            assert!(start.elapsed() < PATIENCE, "nobody listens at {addr}");
+            thread::sleep(Duration::from_millis(20));
+        }
+        process
+    }
+
+    /// Connects from the kernel's end.
+    pub(crate) fn connect(&self, addr: SocketAddr) -> std::io::Result<TcpStream> {
+        self.kernel().run(|| TcpStream::connect(addr))
+    }
+
+    /// Runs `work` at the kernel's end.
+    pub(crate) fn at_peer<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.kernel().run(work)
+    }
+
+    fn kernel(&self) -> &Namespace {
+        self.peer.as_ref().unwrap_or(&self.ours)
+    }
+}
+
+/// A process that is killed when the test is done with it.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Sends SIGINT.
+    pub(crate) fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
+    }
+
+    /// Waits for its end; returns how it ended and the rest of its output.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "the process does not end");
+            thread::sleep(Duration::from_millis(10));
+        };
+        let mut text = String::new();
+        if let Some(stdout) = &mut self.0.stdout {
+            stdout.read_to_string(&mut text).unwrap();
+        }
+        (status, text)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Bytes that a large transfer has: 64 MiB, or `UNDERPASS_TEST_BYTES`.
+pub(crate) fn large() -> u64 {
+    std::env::var("UNDERPASS_TEST_BYTES").map_or(64 << 20, |text| text.parse().unwrap())
+}
+
+/// SHA-256 of a file.
+pub(crate) fn sha256(path: &Path) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path).unwrap();
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        let len = file.read(&mut chunk).unwrap();
+        if len == 0 {
+            return hasher.finalize().into();
+        }
+        hasher.update(&chunk[..len]);
+    }
+}
+
+/// Runs a command in a namespace to its end, or for as long as anything may take.
+fn finish(namespace: &Namespace, mut command: Command) -> Output {
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null());
+    let child = namespace.run(|| command.spawn()).unwrap();
+    let pid = Pid::from_child(&child);
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let killer = thread::spawn(move || {
+        let waited = is_done.recv_timeout(PATIENCE);
+        if waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    killer.join().unwrap();
+    output
+}
+
+/// Defines each named function, which takes a `&Lab`, as a test on every kind of link.
+#[macro_export]
+macro_rules! on_every_link {
+    ($($name:ident),* $(,)?) => {
+        mod packet {
+            $(
+                #[test]
+                #[ignore = "needs root: run by cargo xtask test"]
+                fn $name() {
+                    super::$name(&$crate::common::Lab::packet());
+                }
+            )*
+        }
+        mod tap {
+            $(
+                #[test]
+                #[ignore = "needs root: run by cargo xtask test"]
+                fn $name() {
+                    super::$name(&$crate::common::Lab::tap());
+                }
+            )*
+        }
+    };
+}

@@ -1,0 +1,82 @@
+//! `underpass http-get`, from nginx as it is installed.
+
+#![forbid(unsafe_code)]
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Lab, PEER, Process, large, sha256};
+
+on_every_link! {
+    files_arrive_byte_for_byte_from_nginx,
+    failures_are_told_in_one_line,
+}
+
+fn files_arrive_byte_for_byte_from_nginx(lab: &Lab) {
+    let sent = sha256(&lab.random_file("random.bin", large()));
+    let _nginx = nginx(lab);
+    for host in PEER {
+        let url = format!("http://{host}:8080/random.bin");
+        let output = lab.run(&["http-get", &url, "-o", "received"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{url}: {stderr}");
+        assert!(stderr.contains("Gbit/s"), "{stderr}");
+        assert_eq!(sha256(&lab.dir.path().join("received")), sent, "{url}");
+    }
+    // The name in the URL, unless there is such a file; and standard output.
+    let url = "http://10.7.0.1:8080/random.bin";
+    let output = lab.run(&["http-get", url]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && stderr.contains("exists"),
+        "{stderr}"
+    );
+    let output = lab.run(&["http-get", url, "-o", "-"]);
+    assert!(output.status.success());
+    assert_eq!(
+        output.stdout,
+        fs::read(lab.dir.path().join("random.bin")).unwrap()
+    );
+}
+
+fn failures_are_told_in_one_line(lab: &Lab) {
+    let _nginx = nginx(lab);
+    for (url, cause) in [
+        ("http://10.7.0.1:8080/missing", "404"),
+        ("http://10.7.0.1:81/", "refused"),
+        ("http://10.99.0.1/", "add --gateway"),
+        ("https://10.7.0.1/", "only http"),
+        ("http://example.com/", "names are not looked up"),
+    ] {
+        let output = lab.run(&["http-get", url, "-o", "received"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{url}");
+        assert!(stderr.contains(cause), "{url}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{url}: {stderr}");
+        assert!(!lab.dir.path().join("received").exists(), "{url}");
+    }
+}
+
+/// nginx at port 8080 of the kernel's end, serving the directory of the lab.
+fn nginx(lab: &Lab) -> Process {
+    let dir = lab.dir.path().display();
+    let configuration = format!(
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr;
+        events {{}}
+        http {{
+            access_log off; sendfile on;
+            client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};
+            uwsgi_temp_path {dir}; scgi_temp_path {dir};
+            server {{ listen 8080; listen [::]:8080; root {dir}; }}
+        }}"
+    );
+    fs::write(lab.dir.path().join("nginx.conf"), configuration).unwrap();
+    let mut command = Command::new("nginx");
+    command
+        .arg("-p")
+        .arg(lab.dir.path())
+        .args(["-e", "stderr", "-c", "nginx.conf"]);
+    lab.peer_server(command, "127.0.0.1:8080".parse().unwrap())
+}

@@ -1,0 +1,47 @@
+//! What a packet device is.
+//!
+//! A [`Device`] is **one queue pair owned by one shard**. It lends frames where the NIC or the
+//! kernel wrote them ([`RxQueue`]) and lends transmit slots to be filled in place ([`TxQueue`]):
+//! no copy between ring and stack, no allocation per packet, one doorbell per burst.
+//!
+//! Beside the contract, the crate holds
+//! - the devices that exist in memory alone: [`MemoryDevice`], two ends that pass frames as fast as
+//!   memory allows, and [`SimDevice`], two ends of a simulated link in virtual time;
+//! - the devices around a device: [`Fault`] loses and damages frames, [`Pcap`] writes them to a
+//!   capture file, [`Trace`] logs them, and [`Hooked`] does whatever your [`Hook`] says;
+//! - [`segment`], offloads carried out in software;
+//! - `conformance`, the kit that every device must pass (feature `conformance`).
+//!
+//! Devices backed by a kernel object live in `underpass-drivers`.
+
+#![forbid(unsafe_code)]
+
+mod caps;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod device;
+mod fault;
+mod forward;
+mod hook;
+mod mac;
+mod memory;
+mod meta;
+mod pcap;
+pub mod segment;
+mod sim;
+mod summary;
+mod time;
+mod trace;
+
+pub use caps::{Caps, Medium};
+pub use device::{Buffers, Counters, Device, Frame, RxQueue, SendError, TxQueue, Wake};
+pub use fault::{Fault, FaultConfig, FaultHook, FaultStats};
+pub use hook::{Hook, Hooked, HookedRx, HookedTx};
+pub use mac::{MacAddr, ParseMacError};
+pub use memory::{MemoryConfig, MemoryDevice, MemoryRx, MemoryTx};
+pub use meta::{PartialChecksum, RxChecksum, RxMeta, SegmentKind, Segmentation, TxMeta};
+pub use pcap::{Pcap, PcapHook};
+pub use sim::{LinkConfig, LinkStats, SimDevice, SimLink, SimRx, SimTx};
+pub use summary::FrameSummary;
+pub use time::Instant;
+pub use trace::{Trace, TraceHook};

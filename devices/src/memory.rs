@@ -1,0 +1,208 @@
+//! Two devices joined in memory.
+
+mod line;
+
+use std::io;
+
+use crate::{
+    Buffers, Caps, Counters, Device, Frame, Instant, MacAddr, RxMeta, RxQueue, SendError, TxMeta,
+    TxQueue, Wake,
+};
+
+use self::line::{Receiver, Sender, line};
+
+/// How the two ends of a memory link are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Frame buffers of each direction; at least one.
+    pub slots: usize,
+    /// Largest IP packet in one frame, in bytes.
+    pub mtu: usize,
+    /// Addresses of the first and the second end.
+    pub macs: [MacAddr; 2],
+    /// Both ends take partial checksums and TCP superframes of up to 65,549 bytes, and hand them to
+    /// the other end as they are.
+    pub offloads: bool,
+}
+
+impl Default for MemoryConfig {
+    /// 256 slots, an MTU of 1500, no offloads.
+    fn default() -> Self {
+        Self {
+            slots: 256,
+            mtu: 1500,
+            macs: [MacAddr::local(1), MacAddr::local(2)],
+            offloads: false,
+        }
+    }
+}
+
+impl MemoryConfig {
+    /// Longest superframe: an Ethernet header and the longest IP packet.
+    const MAX_SUPERFRAME: usize = 14 + 65_535;
+
+    fn caps(&self, mac: MacAddr) -> Caps {
+        let caps = Caps::ethernet(mac, self.mtu);
+        if self.offloads {
+            caps.with_offloads(Self::MAX_SUPERFRAME)
+        } else {
+            caps
+        }
+    }
+}
+
+/// One end of a link that exists in memory alone.
+///
+/// A frame is written once, into a buffer that then moves to the other end and back: no copy, no
+/// allocation per frame. Both ends are `Send`; each may be driven by its own thread. A full link
+/// pushes back ([`SendError::Full`]) and loses nothing. When one end is dropped, the other one
+/// receives what had been flushed; then its `fill` fails with `ConnectionReset` and the frames it
+/// sends are counted as `tx_errors`.
+///
+/// ```
+/// use underpass_devices::{Device, Instant, MemoryConfig, MemoryDevice, RxQueue, TxMeta, TxQueue};
+///
+/// let (mut a, mut b) = MemoryDevice::pair(MemoryConfig::default());
+/// let (_, tx) = a.split();
+/// tx.send(60, TxMeta::default(), |frame| frame.fill(7))?;
+/// tx.flush(Instant::ZERO)?;
+///
+/// let (rx, _) = b.split();
+/// assert_eq!(rx.fill(Instant::ZERO)?, 1);
+/// assert_eq!(rx.next().unwrap().bytes, [7; 60]);
+/// rx.release();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct MemoryDevice {
+    caps: Caps,
+    rx: MemoryRx,
+    tx: MemoryTx,
+}
+
+/// The receive half of a [`MemoryDevice`].
+#[derive(Debug)]
+pub struct MemoryRx {
+    line: Receiver,
+    counters: Counters,
+}
+
+/// The transmit half of a [`MemoryDevice`].
+#[derive(Debug)]
+pub struct MemoryTx {
+    caps: Caps,
+    line: Sender,
+    counters: Counters,
+}
+
+impl MemoryDevice {
+    /// Both ends of a new link.
+    pub fn pair(config: MemoryConfig) -> (Self, Self) {
+        let [mac_a, mac_b] = config.macs;
+        let slot_len = config.caps(mac_a).max_tx_frame();
+        let slots = config.slots.max(1);
+        let (tx_a, rx_b) = line(slots, slot_len);
+        let (tx_b, rx_a) = line(slots, slot_len);
+        let end = |mac, rx, tx| Self {
+            caps: config.caps(mac),
+            rx: MemoryRx {
+                line: rx,
+                counters: Counters::default(),
+            },
+            tx: MemoryTx {
+                caps: config.caps(mac),
+                line: tx,
+                counters: Counters::default(),
+            },
+        };
+        (end(mac_a, rx_a, tx_a), end(mac_b, rx_b, tx_b))
+    }
+}
+
+impl Device for MemoryDevice {
+    type Rx = MemoryRx;
+    type Tx = MemoryTx;
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn split(&mut self) -> (&mut MemoryRx, &mut MemoryTx) {
+        (&mut self.rx, &mut self.tx)
+    }
+
+    fn wake(&mut self) -> io::Result<Wake<'_>> {
+        self.rx.line.wake()
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            rx_frames: self.rx.counters.rx_frames,
+            rx_bytes: self.rx.counters.rx_bytes,
+            ..self.tx.counters
+        }
+    }
+
+    fn buffers(&self) -> Buffers {
+        let (rx, tx) = (&self.rx.line, &self.tx.line);
+        Buffers {
+            rx_total: rx.total(),
+            rx_free: rx.free(),
+            rx_ready: rx.ready(),
+            rx_lent: rx.lent(),
+            tx_total: tx.total(),
+            tx_free: tx.free(),
+            tx_busy: tx.busy(),
+        }
+    }
+}
+
+impl RxQueue for MemoryRx {
+    fn fill(&mut self, _now: Instant) -> io::Result<usize> {
+        self.line.fill()
+    }
+
+    fn next(&mut self) -> Option<Frame<'_>> {
+        let frame = self.line.next()?;
+        self.counters.rx_frames += 1;
+        self.counters.rx_bytes += frame.bytes.len() as u64;
+        Some(frame)
+    }
+
+    fn release(&mut self) {
+        self.line.release();
+    }
+}
+
+impl TxQueue for MemoryTx {
+    fn room(&self) -> usize {
+        self.line.room()
+    }
+
+    fn send<R>(
+        &mut self,
+        len: usize,
+        meta: TxMeta,
+        write: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<R, SendError> {
+        if !self.caps.takes(len, &meta) {
+            self.counters.tx_unsupported += 1;
+            return Err(SendError::Unsupported);
+        }
+        let Some(value) = self.line.send(len, RxMeta::from(meta), write) else {
+            self.counters.tx_full += 1;
+            return Err(SendError::Full);
+        };
+        self.counters.tx_frames += 1;
+        self.counters.tx_bytes += len as u64;
+        Ok(value)
+    }
+
+    fn flush(&mut self, _now: Instant) -> io::Result<()> {
+        self.counters.tx_errors += self.line.flush() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

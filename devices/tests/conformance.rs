@@ -1,0 +1,175 @@
+//! The conformance kit over the devices of this crate.
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use underpass_devices::conformance::{self, Case, DevicePeer, Harness, Report};
+use underpass_devices::{
+    Device, Fault, FaultConfig, LinkConfig, MemoryConfig, MemoryDevice, Pcap, SimDevice, SimLink,
+    Trace,
+};
+
+/// A device made from one end of a memory link, and the other end.
+struct Memory<F, D> {
+    config: MemoryConfig,
+    wrap: F,
+    device: D,
+    peer: DevicePeer<MemoryDevice>,
+}
+
+impl<F: FnMut(MemoryDevice) -> D, D: Device> Memory<F, D> {
+    fn new(config: MemoryConfig, mut wrap: F) -> Self {
+        let (device, peer) = MemoryDevice::pair(config);
+        Self {
+            config,
+            device: wrap(device),
+            wrap,
+            peer: DevicePeer::new(peer),
+        }
+    }
+}
+
+impl<F: FnMut(MemoryDevice) -> D, D: Device> Harness for Memory<F, D> {
+    type Device = D;
+    type Peer = DevicePeer<MemoryDevice>;
+
+    fn parts(&mut self) -> (&mut D, &mut Self::Peer) {
+        (&mut self.device, &mut self.peer)
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let (device, peer) = MemoryDevice::pair(self.config);
+        self.device = (self.wrap)(device);
+        self.peer = DevicePeer::new(peer);
+        Ok(())
+    }
+}
+
+fn all_pass<D: Device>(config: MemoryConfig, wrap: impl FnMut(MemoryDevice) -> D) -> Report {
+    let report = conformance::run(&mut Memory::new(config, wrap)).unwrap();
+    println!("{report}");
+    report
+}
+
+const PLAIN: fn() -> MemoryConfig = MemoryConfig::default;
+
+fn offloads() -> MemoryConfig {
+    MemoryConfig {
+        slots: 64,
+        offloads: true,
+        ..MemoryConfig::default()
+    }
+}
+
+#[test]
+fn memory() {
+    for slots in [1, 2, 7, 256] {
+        let report = all_pass(MemoryConfig { slots, ..PLAIN() }, |device| device);
+        assert!(
+            report
+                .skipped
+                .iter()
+                .all(|(case, _)| *case == Case::Offloads)
+        );
+    }
+}
+
+#[test]
+fn memory_with_offloads() {
+    let report = all_pass(offloads(), |device| device);
+    assert_eq!(report.passed, Case::ALL);
+}
+
+#[test]
+fn wrappers() {
+    for config in [
+        MemoryConfig {
+            slots: 32,
+            ..PLAIN()
+        },
+        offloads(),
+    ] {
+        all_pass(config, |device| Fault::new(device, FaultConfig::default()));
+        all_pass(config, |device| {
+            Pcap::new(device, "memory", io::sink(), SystemTime::now()).unwrap()
+        });
+        all_pass(config, |device| Trace::new(device, "memory"));
+        all_pass(config, |device| {
+            Trace::new(Fault::new(device, FaultConfig::default()), "two")
+        });
+    }
+}
+
+#[test]
+fn a_lossy_device_passes_as_long_as_it_counts() {
+    let config = FaultConfig {
+        rx_drop: 0.1,
+        tx_drop: 0.1,
+        ..FaultConfig::default()
+    };
+    let mut harness = Memory::new(PLAIN(), |device| Fault::new(device, config));
+    let cases = [Case::Bursts, Case::RingWrap, Case::TxFull, Case::RxOverrun];
+    let report = conformance::run_cases(&mut harness, &cases).unwrap();
+    assert_eq!(report.passed, cases);
+    let stats = harness.device.stats();
+    assert!(stats.rx_dropped > 0 && stats.tx_dropped > 0);
+}
+
+struct Sim {
+    config: LinkConfig,
+    device: SimDevice,
+    peer: DevicePeer<SimDevice>,
+}
+
+impl Sim {
+    fn new(config: LinkConfig) -> Self {
+        let (device, peer, _link) = SimLink::pair(config);
+        Self {
+            config,
+            device,
+            peer: DevicePeer::new(peer),
+        }
+    }
+}
+
+impl Harness for Sim {
+    type Device = SimDevice;
+    type Peer = DevicePeer<SimDevice>;
+
+    fn parts(&mut self) -> (&mut SimDevice, &mut Self::Peer) {
+        (&mut self.device, &mut self.peer)
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        *self = Self::new(self.config);
+        Ok(())
+    }
+
+    fn sees_wire(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn simulated_link() {
+    let plain = LinkConfig::default();
+    let offloads = LinkConfig {
+        offloads: true,
+        ..plain
+    };
+    let slow = LinkConfig {
+        delay: Duration::from_micros(200),
+        ..plain
+    };
+    for config in [plain, offloads, slow] {
+        let report = conformance::run(&mut Sim::new(config)).unwrap();
+        println!("{report}");
+        assert_eq!(report.passed.contains(&Case::Offloads), config.offloads);
+        assert!(
+            report
+                .skipped
+                .iter()
+                .any(|(case, _)| *case == Case::WakeAfterIdle)
+        );
+    }
+}

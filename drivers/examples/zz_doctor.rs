@@ -1,0 +1,1 @@
+fn main() { println!("{:#?}", underpass_drivers::doctor::check()); }

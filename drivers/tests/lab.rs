@@ -1,0 +1,99 @@
+//! Private network namespaces, with real kernel sockets in them.
+
+#![cfg(feature = "lab")]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::thread;
+
+use underpass_devices::MacAddr;
+use underpass_drivers::lab::{LabError, Namespace, veth};
+use underpass_drivers::netlink::NetlinkError;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn kernel_sockets_talk_across_a_veth_pair_over_ipv4_and_ipv6() {
+    let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+    veth((&a, "left"), (&b, "right")).unwrap();
+    for (left, right, prefix) in [("10.9.0.1", "10.9.0.2", 24), ("fd09::1", "fd09::2", 64)] {
+        let (left, right): (IpAddr, IpAddr) = (left.parse().unwrap(), right.parse().unwrap());
+        a.netlink(|n| n.add_address("left", left, prefix)).unwrap();
+        b.netlink(|n| n.add_address("right", right, prefix))
+            .unwrap();
+        let listener = a.run(|| TcpListener::bind((left, 7))).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || listener.accept().unwrap().0.write_all(b"hello").unwrap());
+            let mut stream = b.run(|| TcpStream::connect((left, 7))).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "hello");
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn links_are_changed_moved_and_deleted() {
+    let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+    let mac = MacAddr::local(77);
+    a.netlink(|n| {
+        n.create_veth("one", "two", None)?;
+        n.set_mtu("one", 9000)?;
+        n.set_mac("one", mac)?;
+        n.set_up("one", true)
+    })
+    .unwrap();
+    let one = a.netlink(|n| n.link("one")).unwrap();
+    assert_eq!((one.mtu, one.mac, one.up), (9000, Some(mac), true));
+
+    a.netlink(|n| n.move_to("two", b.as_fd())).unwrap();
+    assert!(!a.netlink(|n| n.link_exists("two")).unwrap());
+    assert!(b.netlink(|n| n.link_exists("two")).unwrap());
+
+    a.netlink(|n| n.delete_link("one")).unwrap();
+    assert!(!b.netlink(|n| n.link_exists("two")).unwrap());
+    let error = a.netlink(|n| n.set_up("one", true)).unwrap_err();
+    assert!(matches!(error, LabError::Netlink(NetlinkError::NoSuchLink(name)) if name == "one"));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_default_route_leads_through_the_gateway() {
+    let ns = Namespace::new().unwrap();
+    let connect = || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    };
+    assert!(ns.run(connect).is_err());
+    ns.netlink(|n| {
+        n.create_veth("one", "two", None)?;
+        n.set_up("one", true)?;
+        n.set_up("two", true)?;
+        n.add_address("one", [10, 9, 0, 1].into(), 24)?;
+        n.add_route([0, 0, 0, 0].into(), 0, [10, 9, 0, 2].into())
+    })
+    .unwrap();
+    assert_eq!(ns.run(connect).unwrap().ip(), IpAddr::from([10, 9, 0, 1]));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_caller_stays_where_it_was() {
+    let names = || -> Vec<_> {
+        let all = std::fs::read_dir("/proc/self/net/dev_snmp6").map(Iterator::count);
+        vec![all.unwrap_or(0)]
+    };
+    let before = names();
+    let ns = Namespace::new().unwrap();
+    ns.netlink(|n| n.create_veth("one", "two", None)).unwrap();
+    assert_eq!(names(), before);
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+#[should_panic(expected = "inside")]
+fn a_panic_inside_goes_on_outside() {
+    Namespace::new().unwrap().run(|| panic!("inside"));
+}

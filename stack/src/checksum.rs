@@ -1,0 +1,189 @@
+//! The Internet checksum (RFC 1071).
+//!
+//! A *sum* is the ones' complement sum of big-endian 16-bit words, **not** inverted; a *checksum*
+//! is what goes into a header field: the inverted sum.
+
+use std::net::IpAddr;
+
+use underpass_devices::PartialChecksum;
+
+/// The ones' complement sum of `data`, padded with a zero byte if its length is odd.
+pub(crate) fn sum(data: &[u8]) -> u16 {
+    // Byte order does not matter until the end (RFC 1071 §2B), nor does the width of the words
+    // (§2C). 32-bit words in 64-bit lanes cannot overflow, and compile to vector code.
+    let (blocks, rest) = data.as_chunks::<32>();
+    let mut lanes = [0_u64; 8];
+    for block in blocks {
+        let (words, _) = block.as_chunks::<4>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
+    }
+    let mut total: u64 = lanes.iter().sum();
+    let (words, tail) = rest.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    let mut last = [0; 4];
+    for (to, from) in last.iter_mut().zip(tail) {
+        *to = *from;
+    }
+    total += u64::from(u32::from_ne_bytes(last));
+    fold(total).to_be()
+}
+
+/// The sum over two blocks of which the first has an even length, from the sums of each.
+pub(crate) fn combine(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u16::from(carry)
+}
+
+/// The sum over the pseudo-header of RFC 9293 §3.1 (IPv4) or RFC 8200 §8.1 (IPv6), for a transport
+/// header and payload of `len` bytes together. It is what a [`PartialChecksum`] field starts from.
+pub(crate) fn partial(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> u16 {
+    // `len` is 16 bits in the one and 32 bits in the other; the sum is the same.
+    let len = len as u64;
+    let rest = u64::from(protocol) + (len >> 16) + (len & 0xffff);
+    combine(combine(sum_address(src), sum_address(dst)), fold(rest))
+}
+
+/// The checksum of a transport `segment` whose own checksum field is zero. UDP sends a result of
+/// zero as 0xffff.
+pub(crate) fn transport(src: IpAddr, dst: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
+    !combine(partial(src, dst, protocol, segment.len()), sum(segment))
+}
+
+/// True if the checksum within a transport `segment` is right. A UDP datagram over IPv4 whose field
+/// is zero carries none: that is for the caller to know.
+pub(crate) fn verify_transport(src: IpAddr, dst: IpAddr, protocol: u8, segment: &[u8]) -> bool {
+    combine(partial(src, dst, protocol, segment.len()), sum(segment)) == 0xffff
+}
+
+/// Completes a checksum in `frame` whose field holds the pseudo-header sum. `false`: the request
+/// points outside of the frame, which is unchanged.
+pub(crate) fn complete(frame: &mut [u8], request: PartialChecksum) -> bool {
+    let Some(segment) = frame.get_mut(usize::from(request.start)..) else {
+        return false;
+    };
+    let checksum = !sum(segment);
+    let offset = usize::from(request.offset);
+    let Some(field) = segment.get_mut(offset..offset + 2) else {
+        return false;
+    };
+    // Both zeroes are the same number; UDP reads 0x0000 as "no checksum" (RFC 768).
+    let checksum = if checksum == 0 { 0xffff } else { checksum };
+    field.copy_from_slice(&checksum.to_be_bytes());
+    true
+}
+
+fn sum_address(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(a) => sum(&a.octets()),
+        IpAddr::V6(a) => sum(&a.octets()),
+    }
+}
+
+fn fold(mut total: u64) -> u16 {
+    total = (total >> 32) + (total & 0xffff_ffff);
+    total = (total >> 32) + (total & 0xffff_ffff);
+    total = (total >> 16) + (total & 0xffff);
+    total = (total >> 16) + (total & 0xffff);
+    total as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use smoltcp::wire::checksum as reference;
+    use smoltcp::wire::{IpAddress, IpProtocol};
+
+    use super::*;
+
+    /// Word by word, as RFC 1071 §1 says it.
+    fn naive(data: &[u8]) -> u16 {
+        let mut total = 0_u64;
+        for pair in data.chunks(2) {
+            total += u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
+        }
+        while total > 0xffff {
+            total = (total >> 16) + (total & 0xffff);
+        }
+        total as u16
+    }
+
+    #[test]
+    fn example_of_rfc_1071() {
+        assert_eq!(
+            sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
+            0xddf2
+        );
+    }
+
+    #[test]
+    fn longest_block_of_ones_does_not_overflow() {
+        assert_eq!(sum(&vec![0xff; 1 << 20]), 0xffff);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_as_the_references_do(data in proptest::collection::vec(any::<u8>(), 0..3000)) {
+            prop_assert_eq!(sum(&data), naive(&data));
+            prop_assert_eq!(sum(&data), reference::data(&data));
+        }
+
+        #[test]
+        fn pseudo_header_as_the_reference(
+            addresses in prop_oneof![
+                any::<(std::net::Ipv4Addr, std::net::Ipv4Addr)>()
+                    .prop_map(|(a, b)| (IpAddr::V4(a), IpAddr::V4(b))),
+                any::<(std::net::Ipv6Addr, std::net::Ipv6Addr)>()
+                    .prop_map(|(a, b)| (IpAddr::V6(a), IpAddr::V6(b))),
+            ],
+            protocol: u8,
+            len in 0_u16..,
+        ) {
+            let (src, dst) = addresses;
+            let expected = reference::pseudo_header(
+                &IpAddress::from(src),
+                &IpAddress::from(dst),
+                IpProtocol::from(protocol),
+                u32::from(len),
+            );
+            prop_assert_eq!(partial(src, dst, protocol, usize::from(len)), expected);
+        }
+
+        #[test]
+        fn completed_and_computed_checksums_verify(
+            mut segment in proptest::collection::vec(any::<u8>(), 20..200),
+            header in 0_usize..40,
+            src: std::net::Ipv4Addr,
+            dst: std::net::Ipv4Addr,
+        ) {
+            let (src, dst) = (IpAddr::V4(src), IpAddr::V4(dst));
+            segment[16..18].fill(0);
+            let computed = transport(src, dst, 6, &segment);
+            let mut whole = segment.clone();
+            whole[16..18].copy_from_slice(&computed.to_be_bytes());
+            prop_assert!(verify_transport(src, dst, 6, &whole));
+
+            let start = partial(src, dst, 6, segment.len());
+            segment[16..18].copy_from_slice(&start.to_be_bytes());
+            let mut frame = vec![0xaa; header];
+            frame.extend_from_slice(&segment);
+            let request = PartialChecksum { start: header as u16, offset: 16 };
+            prop_assert!(complete(&mut frame, request));
+            prop_assert!(verify_transport(src, dst, 6, &frame[header..]));
+
+            frame[header + 3] ^= 0x10;
+            prop_assert!(!verify_transport(src, dst, 6, &frame[header..]));
+        }
+
+        #[test]
+        fn a_request_outside_of_the_frame_is_refused(len in 0_usize..64, start: u16, offset: u16) {
+            let mut frame = vec![7; len];
+            let inside = usize::from(start) + usize::from(offset) + 2 <= len;
+            prop_assert_eq!(complete(&mut frame, PartialChecksum { start, offset }), inside);
+            prop_assert!(inside || frame.iter().all(|b| *b == 7));
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The state of one shard: what `turn` does with each frame and each timer.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::task::Waker;
+
+use underpass_devices::{Device, Frame, Instant, MacAddr, Medium, RxChecksum, RxQueue, TxQueue};
+
+use crate::checksum;
+use crate::config::Limits;
+use crate::icmp::{self, Echo, EchoKind, IcmpMessage, RateLimiter, Unreachable};
+use crate::isn::IsnGenerator;
+use crate::link::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Out};
+use crate::output::{Outgoing, Output};
+use crate::packet::{Packet, TcpSegment, Tuple, UdpDatagram, protocol};
+use crate::ping::{EchoReply, EchoRequest, Pings};
+use crate::ports::PortAllocator;
+use crate::random::Random;
+use crate::reassembly::{Reassembler, ReassemblyConfig};
+use crate::routes::Routes;
+use crate::stats::{DropReason, Stats};
+use crate::tcp::{HashKey, SmoltcpEngine, Tcp};
+use crate::udp::Udp;
+
+/// Frames taken in one turn, so that a flood cannot keep timers and writers waiting.
+const BURST: usize = 64;
+
+/// Everything of one shard except its device.
+pub(crate) struct Core {
+    pub(crate) now: Instant,
+    pub(crate) link: Link,
+    pub(crate) tcp: Tcp<SmoltcpEngine>,
+    pub(crate) udp: Udp,
+    pub(crate) pings: Pings,
+    reassembler: Reassembler,
+    errors: RateLimiter,
+    /// Wakers of tasks that can go on, to be called once the core is unlocked.
+    pub(crate) wakes: Vec<Waker>,
+    /// Why the device ended, once it has.
+    pub(crate) stopped: Option<String>,
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Something was received or sent, or is waiting for room: call again without sleeping.
+    pub busy: bool,
+    /// When to call again if nothing arrives first.
+    pub next: Option<Instant>,
+}
+
+/// What the link layer knows of an IP packet.
+#[derive(Clone, Copy)]
+struct Arrival {
+    checksum: RxChecksum,
+    src: MacAddr,
+    /// Sent to a group of stations.
+    group: bool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        caps: underpass_devices::Caps,
+        routes: Routes,
+        limits: Limits,
+        random: &mut Random,
+    ) -> Self {
+        let engine = SmoltcpEngine::new(&caps, limits.send_buffer, limits.recv_buffer);
+        let key = HashKey(random.bytes());
+        Self {
+            now: Instant::ZERO,
+            tcp: Tcp::new(
+                engine,
+                limits.clone(),
+                key,
+                IsnGenerator::new(random.bytes()),
+                PortAllocator::new(PortAllocator::DEFAULT_RANGE, random.bytes()),
+            ),
+            udp: Udp::new(limits.clone(), random.u16()),
+            pings: Pings::default(),
+            reassembler: Reassembler::new(
+                ReassemblyConfig {
+                    max_datagrams: limits.reassembly_datagrams,
+                    max_bytes: limits.reassembly_bytes,
+                    ..ReassemblyConfig::default()
+                },
+                random.bytes(),
+            ),
+            errors: RateLimiter::new(limits.errors_per_second),
+            link: Link::new(caps, routes, limits.neighbors, random),
+            wakes: Vec::new(),
+            stopped: None,
+        }
+    }
+
+    /// One round: frames in, timers, frames out, doorbell.
+    pub(crate) fn turn<D: Device>(&mut self, now: Instant, device: &mut D) -> io::Result<Turn> {
+        self.now = now;
+        let (rx, tx) = device.split();
+        rx.fill(now)?;
+        let mut received = 0;
+        while received < BURST
+            && let Some(frame) = rx.next()
+        {
+            self.on_frame(&frame, tx);
+            received += 1;
+        }
+        rx.release();
+
+        self.tcp.advance(now);
+        let mut out = Out { now, link: &mut self.link, tx };
+        let tcp = &mut self.tcp;
+        out.poll_neighbors(|packet| {
+            if let Ok(segment) = TcpSegment::parse(*packet) {
+                tcp.on_unreachable(&segment.tuple.reversed());
+            }
+        });
+        while out.has_room()
+            && let Some(request) = self.pings.next_request()
+        {
+            let EchoRequest { src, dst, ident, seq, payload } = &request;
+            let echo = Echo { ident: *ident, seq: *seq, payload };
+            send_echo(*src, *dst, EchoKind::Request, &echo, &mut out);
+        }
+        self.udp.emit(&mut out, &mut self.wakes);
+        self.tcp.emit(now, &mut out, &mut self.wakes);
+        let drops = &mut self.link.stats.drops;
+        self.reassembler.poll(now, |reason| drops.count(reason));
+        tx.flush(now)?;
+
+        self.link.stats.rx_frames += received as u64;
+        self.link.stats.device = device.counters();
+        Ok(Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() })
+    }
+
+    /// Fails once the device is gone.
+    pub(crate) fn check_running(&self) -> io::Result<()> {
+        match &self.stopped {
+            None => Ok(()),
+            Some(why) => Err(io::Error::new(
+                io::ErrorKind::NetworkDown,
+                format!("the stack has stopped: {why}"),
+            )),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = self.link.stats.clone();
+        self.tcp.report(&mut stats);
+        stats
+    }
+
+    /// Something waits to be sent.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.tcp.is_dirty() || self.udp.is_dirty() || self.pings.is_dirty()
+    }
+
+    /// Ends everything, because the device is gone or the stack is.
+    pub(crate) fn stop(&mut self, why: String) {
+        self.stopped = Some(why);
+        self.tcp.stop(&mut self.wakes);
+        self.udp.stop(&mut self.wakes);
+        self.pings.stop(&mut self.wakes);
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        [self.tcp.next_timer(), self.link.next_timer(), self.reassembler.next_timer()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn on_frame(&mut self, frame: &Frame<'_>, tx: &mut impl TxQueue) {
+        let mut out = Out { now: self.now, link: &mut self.link, tx };
+        if out.link.caps.medium == Medium::Ip {
+            let checksum = frame.meta.checksum;
+            let arrival = Arrival { checksum, src: MacAddr::default(), group: false };
+            return self.on_ip(frame.bytes, arrival, tx);
+        }
+        let Some((header, payload)) = frame.bytes.split_first_chunk::<14>() else {
+            return out.link.drop(DropReason::ShortFrame);
+        };
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
+        let dst = MacAddr([d0, d1, d2, d3, d4, d5]);
+        let src = MacAddr([s0, s1, s2, s3, s4, s5]);
+        if dst != out.link.caps.mac && !dst.is_multicast() {
+            return out.link.drop(DropReason::OtherStation);
+        }
+        match u16::from_be_bytes([t0, t1]) {
+            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => {
+                let group = dst.is_multicast();
+                self.on_ip(payload, Arrival { checksum: frame.meta.checksum, src, group }, tx);
+            }
+            ETHERTYPE_ARP => out.on_arp(payload),
+            _ => out.link.drop(DropReason::UnknownEtherType),
+        }
+    }
+
+    fn on_ip(
+        &mut self,
+        bytes: &[u8],
+        arrival: Arrival,
+        tx: &mut impl TxQueue,
+    ) {
+        let mut out = Out { now: self.now, link: &mut self.link, tx };
+        let packet = match Packet::parse(bytes) {
+            Ok(packet) => packet,
+            Err(reason) => return out.link.drop(reason),
+        };
+        if packet.protocol == protocol::ICMPV6
+            && packet.fragment.is_none()
+            && packet.payload().first().is_some_and(|kind| crate::ndp::is_ndp(*kind))
+        {
+            return out.on_ndp(packet.bytes, arrival.src);
+        }
+        let routes = &out.link.routes;
+        if !routes.is_peer(packet.src) {
+            return out.link.drop(DropReason::BadSource);
+        }
+        let unicast = routes.is_own(packet.dst);
+        if !unicast && !packet.dst.is_multicast() && !routes.is_broadcast(packet.dst) {
+            return out.link.drop(DropReason::OtherHost);
+        }
+        if packet.fragment.is_none() {
+            return self.on_packet(&packet, unicast, arrival, tx);
+        }
+        let whole = match self.reassembler.insert(self.now, &packet) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return,
+            Err(reason) => return self.link.drop(reason),
+        };
+        let arrival = Arrival { checksum: RxChecksum::Unverified, ..arrival };
+        match Packet::parse(&whole) {
+            Ok(packet) => self.on_packet(&packet, unicast, arrival, tx),
+            Err(reason) => self.link.drop(reason),
+        }
+    }
+
+    /// A whole packet for this stack.
+    fn on_packet(
+        &mut self,
+        packet: &Packet<'_>,
+        unicast: bool,
+        arrival: Arrival,
+        tx: &mut impl TxQueue,
+    ) {
+        let mut out = Out { now: self.now, link: &mut self.link, tx };
+        let result = match packet.protocol {
+            protocol::TCP if unicast && !arrival.group => checked_segment(packet, arrival.checksum)
+                .and_then(|segment| self.tcp.on_segment(self.now, &segment, &mut out)),
+            protocol::UDP => self.on_udp(packet, arrival, tx),
+            protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, tx),
+            _ => {
+                self.refuse(packet, arrival, Unreachable::Protocol, tx);
+                Err(DropReason::UnknownProtocol)
+            }
+        };
+        if let Err(reason) = result {
+            self.link.drop(reason);
+        }
+    }
+
+    fn on_udp(
+        &mut self,
+        packet: &Packet<'_>,
+        arrival: Arrival,
+        tx: &mut impl TxQueue,
+    ) -> Result<(), DropReason> {
+        let datagram = UdpDatagram::parse(*packet)?;
+        if !datagram.unsummed {
+            let len = datagram.data.len() + 8;
+            check_transport(packet, &packet.payload()[..len], arrival.checksum)?;
+        }
+        let result = self.udp.on_datagram(&datagram, &mut self.wakes);
+        if result == Err(DropReason::UdpClosedPort) {
+            self.refuse(packet, arrival, Unreachable::Port, tx);
+        }
+        result
+    }
+
+    fn on_icmp(
+        &mut self,
+        packet: &Packet<'_>,
+        unicast: bool,
+        tx: &mut impl TxQueue,
+    ) -> Result<(), DropReason> {
+        match icmp::receive(packet)? {
+            IcmpMessage::EchoRequest(echo) => {
+                // Pings of groups go unanswered, as Linux does for IPv4 by default.
+                if !unicast || !icmp::may_answer_echo(packet) {
+                    return Err(DropReason::IcmpIgnored);
+                }
+                let mut out = Out { now: self.now, link: &mut self.link, tx };
+                send_echo(packet.dst, packet.src, EchoKind::Reply, &echo, &mut out);
+                Ok(())
+            }
+            IcmpMessage::EchoReply(echo) => {
+                let reply = EchoReply {
+                    from: packet.src,
+                    seq: echo.seq,
+                    hop_limit: packet.hop_limit,
+                    payload: echo.payload.to_vec(),
+                };
+                self.pings.on_reply(echo.ident, reply, &mut self.wakes)
+            }
+            IcmpMessage::Error(error) if error.quoted.protocol == protocol::TCP => {
+                let quoted = error.quoted;
+                let tuple = Tuple {
+                    local: SocketAddr::new(quoted.src, quoted.src_port),
+                    remote: SocketAddr::new(quoted.dst, quoted.dst_port),
+                };
+                self.tcp.on_icmp_error(&tuple, &error)
+            }
+            IcmpMessage::Error(_) | IcmpMessage::Other => Err(DropReason::IcmpIgnored),
+        }
+    }
+
+    /// Tells the sender that nobody here takes its packet, if that is allowed.
+    fn refuse(
+        &mut self,
+        packet: &Packet<'_>,
+        arrival: Arrival,
+        why: Unreachable,
+        tx: &mut impl TxQueue,
+    ) {
+        if !self.link.routes.is_own(packet.dst) || !icmp::may_answer_error(packet, arrival.group) {
+            return;
+        }
+        if !self.errors.allow(self.now) {
+            return self.link.drop(DropReason::RateLimited);
+        }
+        let len = icmp::unreachable_len(packet);
+        let outgoing = Outgoing { dst: packet.src, len, checksum: None, segment: None };
+        let mut out = Out { now: self.now, link: &mut self.link, tx };
+        out.packet(outgoing, |bytes| icmp::write_unreachable(bytes, packet, why));
+    }
+}
+
+fn send_echo(
+    src: IpAddr,
+    dst: IpAddr,
+    kind: EchoKind,
+    echo: &Echo<'_>,
+    out: &mut impl Output,
+) {
+    let len = icmp::echo_len(dst, echo.payload.len());
+    let outgoing = Outgoing { dst, len, checksum: None, segment: None };
+    out.packet(outgoing, |bytes| icmp::write_echo(bytes, src, dst, kind, echo));
+}
+
+/// The segment of a packet, if its checksum is right as far as the device has not looked already.
+fn checked_segment<'a>(
+    packet: &Packet<'a>,
+    verdict: RxChecksum,
+) -> Result<TcpSegment<'a>, DropReason> {
+    let segment = TcpSegment::parse(*packet)?;
+    check_transport(packet, packet.payload(), verdict)?;
+    Ok(segment)
+}
+
+fn check_transport(
+    packet: &Packet<'_>,
+    segment: &[u8],
+    verdict: RxChecksum,
+) -> Result<(), DropReason> {
+    let right = match verdict {
+        RxChecksum::Valid | RxChecksum::Partial(_) => true,
+        RxChecksum::Bad => false,
+        RxChecksum::Unverified => {
+            checksum::verify_transport(packet.src, packet.dst, packet.protocol, segment)
+        }
+    };
+    if right { Ok(()) } else { Err(DropReason::TransportChecksum) }
+}

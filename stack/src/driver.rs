@@ -1,0 +1,83 @@
+//! The thread that owns a shard: turns it, spins a little, sleeps.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant as Clock};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use underpass_devices::{Device, Instant, RxQueue, Wake};
+
+use crate::shard::Shard;
+
+/// How long connections that are closing may finish after the stack is dropped.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Turns `shard` until `stop` is set, or its device is gone.
+pub(crate) fn run<D: Device>(
+    mut shard: Shard<D>,
+    stop: &Arc<AtomicBool>,
+    busy_poll: Duration,
+) -> io::Result<()> {
+    let clock = Clock::now();
+    let now = || Instant::from_nanos(clock.elapsed().as_nanos() as u64);
+    let mut next = None;
+    let mut last_busy = Instant::ZERO;
+    let mut stopping_since = None;
+    loop {
+        let time = now();
+        let arrived = shard.device_mut().split().0.fill(time);
+        let due = next.is_some_and(|at| at <= time);
+        // A failed fill fails the turn as well, which tells every socket.
+        if due || shard.shared().is_rung() || !matches!(arrived, Ok(0)) {
+            let turn = shard.turn(time)?;
+            next = turn.next;
+            if turn.busy {
+                last_busy = time;
+                continue;
+            }
+        }
+        if stop.load(Ordering::SeqCst) {
+            let since = *stopping_since.get_or_insert(time);
+            if shard.shared().with(|core| core.tcp.is_empty()) || time - since >= LINGER {
+                return Ok(());
+            }
+        }
+        if time - last_busy < busy_poll {
+            std::hint::spin_loop();
+            continue;
+        }
+        let limit = stopping_since.map(|since| since + LINGER);
+        let until = [next, limit].into_iter().flatten().min();
+        sleep(&mut shard, until.map(|at| at - now()))?;
+    }
+}
+
+/// Sleeps until a frame arrives, a socket calls, or `timeout` is over.
+fn sleep<D: Device>(shard: &mut Shard<D>, timeout: Option<Duration>) -> io::Result<()> {
+    let shared = Arc::clone(shard.shared());
+    if shared.fall_asleep() {
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: t.as_secs().min(i32::MAX as u64) as i64,
+            tv_nsec: i64::from(t.subsec_nanos()),
+        });
+        let bell = PollFd::from_borrowed_fd(shared.bell().as_fd(), PollFlags::IN);
+        let slept = match shard.device_mut().wake()? {
+            Wake::Ready => Ok(0),
+            Wake::Fd(fd) => {
+                poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN), bell], timeout.as_ref())
+            }
+            Wake::Spin => {
+                std::thread::yield_now();
+                Ok(0)
+            }
+        };
+        match slept {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    shared.wake_up();
+    Ok(())
+}

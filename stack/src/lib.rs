@@ -1,0 +1,70 @@
+//! A userspace TCP/IP stack over any packet device.
+//!
+//! A [`Stack`] owns a device (anything that implements [`devices::Device`]) and gives sockets that
+//! look like those of `std::net`: [`TcpListener`], [`TcpStream`], [`UdpSocket`], [`Ping`]. Each of
+//! them serves blocking code (`std::io`), futures (`futures_io` traits and `*_async` methods) and,
+//! with feature `tokio`, everything written for tokio's streams.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use underpass::devices::MemoryDevice;
+//! use underpass::{Stack, TcpListener, TcpStream};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (left, right) = MemoryDevice::pair(Default::default());
+//! let server = Stack::builder().address("10.0.0.1/24".parse()?).build(left)?;
+//! let client = Stack::builder().address("10.0.0.2/24".parse()?).build(right)?;
+//!
+//! let listener = TcpListener::bind(&server, "10.0.0.1:7".parse()?)?;
+//! let mut near = TcpStream::connect(&client, "10.0.0.1:7".parse()?)?;
+//! let (mut far, _) = listener.accept()?;
+//! near.write_all(b"under the kernel")?;
+//! let mut text = [0; 16];
+//! far.read_exact(&mut text)?;
+//! assert_eq!(&text, b"under the kernel");
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod arp;
+mod block;
+mod checksum;
+mod config;
+mod core;
+mod driver;
+mod fragment;
+mod icmp;
+mod ip_header;
+mod isn;
+mod link;
+mod list;
+mod ndp;
+mod neighbor;
+mod output;
+mod packet;
+mod ping;
+mod ports;
+mod random;
+mod reassembly;
+mod routes;
+mod shard;
+mod socket;
+mod stack;
+mod stats;
+mod tcp;
+mod time_wait;
+mod timer;
+mod udp;
+mod wake;
+
+pub use config::Limits;
+pub use core::Turn;
+pub use ping::EchoReply;
+pub use shard::Shard;
+pub use socket::{Ping, TcpListener, TcpStream, UdpSocket};
+pub use stack::{BuildError, Builder, Stack};
+pub use stats::{DropReason, Drops, Stats};
+
+pub use underpass_devices as devices;

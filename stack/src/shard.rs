@@ -1,0 +1,139 @@
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use underpass_devices::{Device, Instant};
+
+use crate::core::{Core, Turn};
+
+/// One queue pair and the part of the stack that runs on it.
+///
+/// A shard does nothing by itself and reads no clock: whoever owns it calls [`turn`](Self::turn)
+/// with the time. [`Builder::build`](crate::Builder::build) gives it to a thread that does so as
+/// long as the stack lives; [`Builder::build_shard`](crate::Builder::build_shard) hands it out, for
+/// simulations in virtual time and for event loops of your own.
+pub struct Shard<D> {
+    device: D,
+    shared: Arc<Shared>,
+}
+
+/// The part of a shard that its sockets see.
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    bell: Bell,
+}
+
+/// Calls the owner of a shard back from its sleep.
+///
+/// The owner sets `asleep`, then looks at `rung` and sleeps on the stream only if it is not set. A
+/// socket sets `rung`, then looks at `asleep`. All four are sequentially consistent, so at least one
+/// of them sees the other: no call is lost, and no system call is made while the owner is awake.
+struct Bell {
+    rung: AtomicBool,
+    asleep: AtomicBool,
+    sender: UnixStream,
+    receiver: UnixStream,
+}
+
+impl<D: Device> Shard<D> {
+    pub(crate) fn new(device: D, core: Core) -> io::Result<Self> {
+        let (sender, receiver) = UnixStream::pair()?;
+        sender.set_nonblocking(true)?;
+        receiver.set_nonblocking(true)?;
+        let bell = Bell {
+            rung: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            sender,
+            receiver,
+        };
+        Ok(Self { device, shared: Arc::new(Shared { core: Mutex::new(core), bell }) })
+    }
+
+    /// One round: takes a burst of frames, runs the timers due at `now`, sends what is ready, and
+    /// wakes readers and writers. `now` never goes back.
+    ///
+    /// # Errors
+    /// The device is gone. Every socket of this shard fails from now on.
+    pub fn turn(&mut self, now: Instant) -> io::Result<Turn> {
+        self.shared.bell.rung.store(false, Ordering::SeqCst);
+        let mut core = self.shared.lock();
+        let result = core.turn(now, &mut self.device);
+        if let Err(error) = &result {
+            core.stop(error.to_string());
+        }
+        let wakes = std::mem::take(&mut core.wakes);
+        drop(core);
+        for waker in wakes {
+            waker.wake();
+        }
+        result
+    }
+
+    /// The device, for example to read a wrapper's counters.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    pub(crate) fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Shared {
+    /// Runs `f` on the locked core, then wakes whom it made ready and calls the shard if there is
+    /// something to send.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.lock();
+        let result = f(&mut core);
+        let dirty = core.is_dirty();
+        let wakes = std::mem::take(&mut core.wakes);
+        drop(core);
+        if dirty {
+            self.ring();
+        }
+        for waker in wakes {
+            waker.wake();
+        }
+        result
+    }
+
+    /// Calls the shard's owner.
+    pub(crate) fn ring(&self) {
+        self.bell.rung.store(true, Ordering::SeqCst);
+        if self.bell.asleep.load(Ordering::SeqCst) {
+            // A full pipe holds a call already.
+            let _ = (&self.bell.sender).write(&[1]);
+        }
+    }
+
+    /// Announces sleep. False: somebody called meanwhile.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.bell.asleep.store(true, Ordering::SeqCst);
+        !self.is_rung()
+    }
+
+    pub(crate) fn wake_up(&self) {
+        self.bell.asleep.store(false, Ordering::SeqCst);
+        let mut calls = [0; 64];
+        while matches!((&self.bell.receiver).read(&mut calls), Ok(n) if n > 0) {}
+    }
+
+    pub(crate) fn is_rung(&self) -> bool {
+        self.bell.rung.load(Ordering::SeqCst)
+    }
+
+    /// Readable when somebody has called during sleep.
+    pub(crate) fn bell(&self) -> &UnixStream {
+        &self.bell.receiver
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        // A panic in a socket's closure leaves the core as consistent as a return would.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
