@@ -24,7 +24,8 @@ enum Flaw {
     AlwaysWakes,
     IgnoresTheRace,
     AnnouncesTooMany,
-    ForgetsOffloads,
+    DamagesOffloadedFrames,
+    LeavesOffloadsUndone,
 }
 
 struct Broken {
@@ -141,7 +142,7 @@ impl TxQueue for BrokenTx {
         match self.flaw {
             Flaw::TakesOversizedFrames if len > longest => Ok(write(&mut vec![0; len])),
             Flaw::LosesWhatIsSentWhenFull if tx.room() == 0 => Ok(write(&mut vec![0; len])),
-            Flaw::ForgetsOffloads => tx.send(len, meta, |slot| {
+            Flaw::DamagesOffloadedFrames => tx.send(len, meta, |slot| {
                 let value = write(slot);
                 // Whoever cuts and completes this must find its headers.
                 slot[20] ^= 0xff;
@@ -214,6 +215,11 @@ impl Harness for Bench {
         *self = Self::new(self.flaw);
         Ok(())
     }
+
+    /// A memory link leaves offloads undone, which is a flaw if it says that it is a wire.
+    fn sees_wire(&self) -> bool {
+        self.flaw == Flaw::LeavesOffloadsUndone
+    }
 }
 
 fn fails(flaw: Flaw, case: Case) {
@@ -241,5 +247,6 @@ fn every_flaw_is_found() {
     fails(Flaw::AlwaysWakes, Case::WakeAfterIdle);
     fails(Flaw::IgnoresTheRace, Case::WakeRace);
     fails(Flaw::AnnouncesTooMany, Case::Bursts);
-    fails(Flaw::ForgetsOffloads, Case::Offloads);
+    fails(Flaw::DamagesOffloadedFrames, Case::Offloads);
+    fails(Flaw::LeavesOffloadsUndone, Case::Offloads);
 }

@@ -148,14 +148,13 @@ impl Device for AnyDevice {
     }
 
     fn counters(&self) -> Counters {
-        let mut counters = Counters::default();
-        match &self.tx.0 {
+        let mut counters = match &self.tx.0 {
             #[cfg(feature = "tap")]
-            Tx::Tap(tx) => tx.count(&mut counters),
+            Tx::Tap(tx) => filled(|counters| tx.count(counters)),
             #[cfg(feature = "packet")]
-            Tx::Packet(tx) => tx.count(&mut counters),
-            Tx::Memory(link) => counters = link.counters(),
-        }
+            Tx::Packet(tx) => filled(|counters| tx.count(counters)),
+            Tx::Memory(link) => link.counters(),
+        };
         match &self.rx.0 {
             #[cfg(feature = "tap")]
             Rx::Tap(rx) => rx.count(&mut counters),
@@ -173,14 +172,13 @@ impl Device for AnyDevice {
     }
 
     fn buffers(&self) -> Buffers {
-        let mut buffers = Buffers::default();
-        match &self.tx.0 {
+        let mut buffers = match &self.tx.0 {
             #[cfg(feature = "tap")]
-            Tx::Tap(tx) => tx.account(&mut buffers),
+            Tx::Tap(tx) => filled(|buffers| tx.account(buffers)),
             #[cfg(feature = "packet")]
-            Tx::Packet(tx) => tx.account(&mut buffers),
-            Tx::Memory(link) => buffers = link.buffers(),
-        }
+            Tx::Packet(tx) => filled(|buffers| tx.account(buffers)),
+            Tx::Memory(link) => link.buffers(),
+        };
         match &self.rx.0 {
             #[cfg(feature = "tap")]
             Rx::Tap(rx) => rx.account(&mut buffers),
@@ -265,6 +263,13 @@ impl TxQueue for AnyTx {
             Tx::Memory(link) => link.split().1.flush(now),
         }
     }
+}
+
+#[cfg(any(feature = "tap", feature = "packet"))]
+fn filled<T: Default>(fill: impl FnOnce(&mut T)) -> T {
+    let mut value = T::default();
+    fill(&mut value);
+    value
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Finds out what works on this machine by trying it, in private network namespaces: nothing of the
 //! machine's own network is touched.
 
-#[cfg(any(feature = "tap", feature = "packet"))]
 mod frames;
 mod user_namespace;
 
@@ -74,12 +73,12 @@ pub fn check() -> Report {
         #[cfg(feature = "tap")]
         Backend {
             name: "tap",
-            status: in_a_lab(frames::try_tap),
+            status: in_a_lab(frames::try_tap, frames::look_at_tap),
         },
         #[cfg(feature = "packet")]
         Backend {
             name: "packet",
-            status: in_a_lab(frames::try_packet),
+            status: in_a_lab(frames::try_packet, frames::look_at_packet),
         },
         #[cfg(feature = "tap")]
         Backend {
@@ -98,23 +97,20 @@ pub fn check() -> Report {
     }
 }
 
-/// Tries a device in two private network namespaces, where that is allowed.
-#[cfg(any(feature = "tap", feature = "packet"))]
-fn in_a_lab(attempt: fn(&Namespace, &Namespace) -> Result<String, Failure>) -> Status {
+/// Tries a device in two private network namespaces or, where these are not permitted, by `instead`.
+fn in_a_lab(
+    attempt: fn(&Namespace, &Namespace) -> Result<String, Failure>,
+    instead: fn() -> Status,
+) -> Status {
     let namespaces = Namespace::new().and_then(|ours| Ok((ours, Namespace::new()?)));
-    match namespaces {
-        Ok((ours, theirs)) => match attempt(&ours, &theirs) {
-            Ok(detail) => Status::Works { detail },
-            Err(failure) => failure.into(),
-        },
-        Err(LabError::NotPermitted { .. }) => Status::Missing {
-            cause: "this process has no privilege over any network".to_owned(),
-            remedy: "run as root; `underpass demo` and tests need none where user namespaces work"
-                .to_owned(),
-        },
-        Err(error) => Status::Untried {
-            reason: error.to_string(),
-        },
+    let result = match namespaces {
+        Ok((ours, theirs)) => attempt(&ours, &theirs),
+        Err(LabError::NotPermitted { .. }) => return instead(),
+        Err(error) => Err(Failure::Lab(error)),
+    };
+    match result {
+        Ok(detail) => Status::Works { detail },
+        Err(failure) => failure.into(),
     }
 }
 

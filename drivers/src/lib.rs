@@ -1,7 +1,7 @@
 //! The packet devices that exist.
 
 mod any;
-#[cfg(feature = "lab")]
+#[cfg(all(feature = "lab", any(feature = "tap", feature = "packet")))]
 pub mod doctor;
 #[cfg(feature = "lab")]
 pub mod lab;

@@ -1,8 +1,4 @@
 use std::io;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
 
 /// Why a device could not be opened: what, where, the cause, and what helps.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +63,11 @@ pub enum OpenError {
 
 /// Repeats `attempt` for up to two seconds while it fails with EBUSY or EADDRINUSE: after a process
 /// exits, the kernel lets go of its queues a little later.
+#[cfg(any(feature = "tap", feature = "packet"))]
 pub(crate) fn retry_while_busy<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
     const PATIENCE: Duration = Duration::from_secs(2);
     const PAUSE: Duration = Duration::from_millis(10);
     let start = Instant::now();
@@ -80,10 +80,9 @@ pub(crate) fn retry_while_busy<T>(mut attempt: impl FnMut() -> io::Result<T>) ->
 }
 
 /// Whether an error says that somebody else holds the object.
+#[cfg(any(feature = "tap", feature = "packet"))]
 pub(crate) fn is_busy(error: &io::Error) -> bool {
-    [Errno::EBUSY, Errno::EADDRINUSE]
-        .map(|errno| Some(errno as i32))
-        .contains(&error.raw_os_error())
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EADDRINUSE))
 }
 
 /// The names of the interfaces of this network namespace.
@@ -95,7 +94,7 @@ fn interfaces() -> String {
     names.join(", ")
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "tap", feature = "packet")))]
 mod tests {
     use super::*;
 

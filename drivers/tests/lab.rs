@@ -81,14 +81,11 @@ fn a_default_route_leads_through_the_gateway() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_caller_stays_where_it_was() {
-    let names = || -> Vec<_> {
-        let all = std::fs::read_dir("/proc/self/net/dev_snmp6").map(Iterator::count);
-        vec![all.unwrap_or(0)]
-    };
-    let before = names();
-    let ns = Namespace::new().unwrap();
-    ns.netlink(|n| n.create_veth("one", "two", None)).unwrap();
-    assert_eq!(names(), before);
+    let here = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let before = here();
+    let inside = Namespace::new().unwrap().run(here);
+    assert_eq!(here(), before);
+    assert_ne!(inside, before);
 }
 
 #[test]

@@ -179,12 +179,18 @@ fn smoltcp_reads_port_unreachable(error: &Packet<'_>) {
         let icmp = Icmpv6Packet::new_checked(error.payload()).unwrap();
         assert!(icmp.verify_checksum(&src, &dst));
         let code = Icmpv6DstUnreachable::PortUnreachable.into();
-        assert_eq!((icmp.msg_type(), icmp.msg_code()), (Icmpv6Message::DstUnreachable, code));
+        assert_eq!(
+            (icmp.msg_type(), icmp.msg_code()),
+            (Icmpv6Message::DstUnreachable, code)
+        );
     } else {
         let icmp = Icmpv4Packet::new_checked(error.payload()).unwrap();
         assert!(icmp.verify_checksum());
         let code = Icmpv4DstUnreachable::PortUnreachable.into();
-        assert_eq!((icmp.msg_type(), icmp.msg_code()), (Icmpv4Message::DstUnreachable, code));
+        assert_eq!(
+            (icmp.msg_type(), icmp.msg_code()),
+            (Icmpv4Message::DstUnreachable, code)
+        );
     }
 }
 

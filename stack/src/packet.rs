@@ -14,7 +14,6 @@ pub(crate) mod protocol {
     pub(crate) const ROUTING: u8 = 43;
     pub(crate) const FRAGMENT: u8 = 44;
     pub(crate) const ICMPV6: u8 = 58;
-    pub(crate) const NO_NEXT_HEADER: u8 = 59;
     pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 }
 
@@ -70,7 +69,7 @@ impl<'a> Packet<'a> {
         if header_len < 20 || header_len > total_len || total_len > bytes.len() {
             return Err(DropReason::MalformedIp);
         }
-        if !checksum::sum(&bytes[..header_len]) == 0xffff {
+        if checksum::sum(&bytes[..header_len]) != 0xffff {
             return Err(DropReason::IpChecksum);
         }
         let flags = u16::from_be_bytes([header[6], header[7]]);
@@ -167,7 +166,10 @@ pub(crate) struct Tuple {
 impl Tuple {
     /// The same flow, seen from the other end.
     pub(crate) fn reversed(self) -> Self {
-        Self { local: self.remote, remote: self.local }
+        Self {
+            local: self.remote,
+            remote: self.local,
+        }
     }
 }
 
@@ -274,10 +276,19 @@ impl<'a> UdpDatagram<'a> {
         if dst_port == 0 || (unsummed && packet.src.is_ipv6()) {
             return Err(DropReason::MalformedUdp);
         }
-        Ok(Self { packet, src_port, dst_port, data, unsummed })
+        Ok(Self {
+            packet,
+            src_port,
+            dst_port,
+            data,
+            unsummed,
+        })
     }
 }
 
 fn ports(header: &[u8]) -> (u16, u16) {
-    (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]))
+    (
+        u16::from_be_bytes([header[0], header[1]]),
+        u16::from_be_bytes([header[2], header[3]]),
+    )
 }

@@ -47,7 +47,13 @@ impl<D: Device> Shard<D> {
             sender,
             receiver,
         };
-        Ok(Self { device, shared: Arc::new(Shared { core: Mutex::new(core), bell }) })
+        Ok(Self {
+            device,
+            shared: Arc::new(Shared {
+                core: Mutex::new(core),
+                bell,
+            }),
+        })
     }
 
     /// One round: takes a burst of frames, runs the timers due at `now`, sends what is ready, and

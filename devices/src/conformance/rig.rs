@@ -319,7 +319,7 @@ impl<'h, H: Harness> Rig<'h, H> {
         let mut arrivals = Arrivals::new(mark.first..self.probes.next());
         loop {
             arrivals.extend(self.receive_burst()?);
-            let lost = self.rx_lost() - mark.rx_lost;
+            let lost = self.rx_lost().saturating_sub(mark.rx_lost);
             if arrivals.are_over(lost) {
                 return arrivals.check("the device", lost);
             }
@@ -339,7 +339,7 @@ impl<'h, H: Harness> Rig<'h, H> {
                 }
                 None => self.flush()?,
             }
-            let lost = self.tx_lost() - mark.tx_lost;
+            let lost = self.tx_lost().saturating_sub(mark.tx_lost);
             if arrivals.are_over(lost) {
                 return arrivals.check("the peer", lost);
             }

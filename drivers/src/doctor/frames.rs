@@ -1,12 +1,12 @@
 //! One frame each way.
 
+#[cfg(feature = "tap")]
+use std::fs::File;
 use std::time::{Duration, Instant as Clock};
 
 use underpass_devices::{Device, Instant, MacAddr, RxQueue, TxMeta, TxQueue};
 
-use super::Failure;
-#[cfg(feature = "tap")]
-use super::Status;
+use super::{Failure, Status};
 use crate::lab::Namespace;
 #[cfg(feature = "packet")]
 use crate::packet::{PacketConfig, PacketDevice};
@@ -41,6 +41,39 @@ pub(super) fn try_tap(namespace: &Namespace, _: &Namespace) -> Result<String, Fa
     Ok(format!(
         "an ARP request and its answer passed a TAP interface (io={io})"
     ))
+}
+
+/// A user can only use a TAP that was made for him, and we do not know which.
+#[cfg(feature = "tap")]
+pub(super) fn look_at_tap() -> Status {
+    let control = File::options().read(true).write(true).open("/dev/net/tun");
+    let cause = match control {
+        Ok(_) => "this process may not create TAP interfaces (CAP_NET_ADMIN)".to_owned(),
+        Err(error) => format!("/dev/net/tun: {error}"),
+    };
+    Status::Missing {
+        cause,
+        remedy: "run as root, or have root make an interface for you: ip tuntap add dev tap0 mode \
+                 tap user $USER && ip link set tap0 up"
+            .to_owned(),
+    }
+}
+
+/// Opens a device on the loopback interface, which every network has.
+#[cfg(feature = "packet")]
+pub(super) fn look_at_packet() -> Status {
+    let config = PacketConfig {
+        mac: Some(MacAddr::local(1)),
+        ..PacketConfig::default()
+    };
+    match PacketDevice::open("lo", &config) {
+        Ok(_) => Status::Works {
+            detail: "a packet ring was opened on lo; without privilege for a network of our own, \
+                     no frame was sent"
+                .to_owned(),
+        },
+        Err(error) => Failure::Open(error).into(),
+    }
 }
 
 /// Sends a frame each way between two devices on a veth pair.

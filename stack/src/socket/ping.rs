@@ -28,7 +28,10 @@ impl Ping {
             core.check_running()?;
             core.pings.open()
         })?;
-        Ok(Self(Arc::new(Inner { stack: stack.clone(), ident })))
+        Ok(Self(Arc::new(Inner {
+            stack: stack.clone(),
+            ident,
+        })))
     }
 
     /// Sends a request with sequence number `seq`; larger ones than the MTU are fragmented.
@@ -53,7 +56,9 @@ impl Ping {
         };
         self.0.stack.shard().with(|core| {
             core.check_running()?;
-            core.pings.send(request).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            core.pings
+                .send(request)
+                .ok_or_else(|| io::ErrorKind::WouldBlock.into())
         })
     }
 

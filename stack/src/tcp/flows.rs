@@ -120,10 +120,11 @@ impl<E: Engine> Tcp<E> {
         now: Instant,
         segment: &TcpSegment<'_>,
         out: &mut impl Output,
+        wakes: &mut Vec<Waker>,
     ) -> Result<(), DropReason> {
         self.now = now;
         match self.table.get(&segment.tuple) {
-            Some(id) => self.on_flow_segment(id, segment, out),
+            Some(id) => self.on_flow_segment(id, segment, out, wakes),
             None => self.on_unknown_segment(segment, out),
         }
     }
@@ -133,18 +134,23 @@ impl<E: Engine> Tcp<E> {
         id: u32,
         segment: &TcpSegment<'_>,
         out: &mut impl Output,
+        wakes: &mut Vec<Waker>,
     ) -> Result<(), DropReason> {
         let flow = &mut self.flows[id as usize];
         // A full accept queue leaves the peer in the handshake, as Linux does: its acknowledgement
         // is not taken, the SYN-ACK is repeated.
         if let Role::HalfOpen(listener) = flow.role
             && !segment.flags.rst()
-            && self.listeners.get_mut(listener).is_some_and(|l| l.is_full())
+            && self
+                .listeners
+                .get_mut(listener)
+                .is_some_and(|l| l.is_full())
         {
             return Err(DropReason::AcceptQueueFull);
         }
         let before = flow.connection.state();
-        self.engine.on_segment(self.now, &mut flow.connection, segment, out);
+        self.engine
+            .on_segment(self.now, &mut flow.connection, segment, out);
         if segment.flags.rst() && flow.connection.state() == State::Closed {
             let refused = before == State::SynSent;
             flow.fail(if refused {
@@ -153,6 +159,9 @@ impl<E: Engine> Tcp<E> {
                 io::ErrorKind::ConnectionReset
             });
             self.counters.failures += 1;
+        }
+        if let Role::HalfOpen(listener) = flow.role {
+            self.leave_handshake(id, listener, wakes);
         }
         self.mark_dirty(id);
         Ok(())
@@ -174,12 +183,18 @@ impl<E: Engine> Tcp<E> {
             None => None,
         };
         let is_syn = flags.syn() && !flags.ack() && !flags.rst() && !flags.fin();
-        let listener = is_syn.then(|| self.listeners.find(segment.tuple.local)).flatten();
+        let listener = is_syn
+            .then(|| self.listeners.find(segment.tuple.local))
+            .flatten();
         if let Some(listener) = listener {
             return self.on_syn(listener, segment, previous);
         }
         reset::reset(segment, out);
-        Err(if is_syn { DropReason::TcpClosedPort } else { DropReason::TcpNoFlow })
+        Err(if is_syn {
+            DropReason::TcpClosedPort
+        } else {
+            DropReason::TcpNoFlow
+        })
     }
 
     fn on_syn(
@@ -280,11 +295,15 @@ impl<E: Engine> Tcp<E> {
     ) -> bool {
         self.now = now;
         for _ in 0..self.dirty.len() {
-            let Some(id) = self.dirty.pop_front() else { break };
+            let Some(id) = self.dirty.pop_front() else {
+                break;
+            };
             let flow = &mut self.flows[id as usize];
             flow.dirty = false;
             let before = flow.connection.state();
-            let emitted = self.engine.emit(now, &mut flow.connection, EMIT_BUDGET, out);
+            let emitted = self
+                .engine
+                .emit(now, &mut flow.connection, EMIT_BUDGET, out);
             // The one thing that ends a connection while it emits is its own timer.
             if !before.has_ended() && flow.connection.state().has_ended() {
                 flow.fail(io::ErrorKind::TimedOut);
@@ -300,7 +319,10 @@ impl<E: Engine> Tcp<E> {
 
     /// When `advance` has something to do, if nothing else happens.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        [self.timers.next(), self.time_wait.next_timer()].into_iter().flatten().min()
+        [self.timers.next(), self.time_wait.next_timer()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Puts this module's numbers into `stats`.
@@ -326,25 +348,7 @@ impl<E: Engine> Tcp<E> {
             flow.deadline = Some(self.now + patience);
         }
         if let Role::HalfOpen(listener) = flow.role {
-            if state == State::SynSent || state == State::SynReceived {
-                self.schedule(id);
-                return;
-            }
-            self.half_open -= 1;
-            flow.deadline = None;
-            match self.listeners.get_mut(listener).filter(|_| !state.has_ended()) {
-                Some(listener) => {
-                    flow.role = Role::Queued;
-                    listener.accept_queue.push_back(id);
-                    listener.waiters.wake(wakes);
-                    self.counters.passive_opens += 1;
-                }
-                None => {
-                    flow.role = Role::Orphan;
-                    flow.connection.abort();
-                    self.mark_dirty(id);
-                }
-            }
+            self.leave_handshake(id, listener, wakes);
         }
         let flow = &mut self.flows[id as usize];
         if state == State::Open && flow.deadline.take().is_some() {
@@ -367,7 +371,8 @@ impl<E: Engine> Tcp<E> {
             self.table.remove(&flow.tuple);
             if state == State::TimeWait {
                 let sent = flow.connection.sequence();
-                self.time_wait.insert(self.now, &flow.tuple, sent.snd_nxt, sent.rcv_nxt);
+                self.time_wait
+                    .insert(self.now, &flow.tuple, sent.snd_nxt, sent.rcv_nxt);
             }
         }
         if silent {
@@ -377,6 +382,35 @@ impl<E: Engine> Tcp<E> {
             }
         } else {
             self.schedule(id);
+        }
+    }
+
+    /// Queues a half-open flow for `accept` once its handshake is done, or lets go of it if it failed.
+    fn leave_handshake(&mut self, id: u32, listener: u32, wakes: &mut Vec<Waker>) {
+        let flow = &mut self.flows[id as usize];
+        let state = flow.connection.state();
+        if state == State::SynReceived {
+            return;
+        }
+        self.half_open -= 1;
+        flow.patience = None;
+        flow.deadline = None;
+        match self
+            .listeners
+            .get_mut(listener)
+            .filter(|_| !state.has_ended())
+        {
+            Some(listener) => {
+                flow.role = Role::Queued;
+                listener.accept_queue.push_back(id);
+                listener.waiters.wake(wakes);
+                self.counters.passive_opens += 1;
+            }
+            None => {
+                flow.role = Role::Orphan;
+                flow.connection.abort();
+                self.mark_dirty(id);
+            }
         }
     }
 
@@ -405,7 +439,10 @@ impl<E: Engine> Tcp<E> {
         }
         let (table, time_wait, listeners) = (&self.table, &self.time_wait, &self.listeners);
         let in_use = |port: u16| {
-            let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
+            let tuple = Tuple {
+                local: SocketAddr::new(local.ip(), port),
+                remote,
+            };
             listeners.is_port_used(port)
                 || table.get(&tuple).is_some()
                 || time_wait.contains(&tuple)
@@ -425,7 +462,10 @@ impl<E: Engine> Tcp<E> {
             }
             port => port,
         };
-        let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
+        let tuple = Tuple {
+            local: SocketAddr::new(local.ip(), port),
+            remote,
+        };
         let isn = self.isn.isn(self.now, tuple.local, tuple.remote);
         let connection = self.engine.connect(self.now, tuple, isn);
         Ok(self.insert(connection, tuple, Role::Socket, self.limits.connect_time))

@@ -101,7 +101,14 @@ impl SmoltcpEngine {
                 SocketBuffer::new(vec![0; self.recv_buffer]),
                 SocketBuffer::new(vec![0; self.send_buffer]),
             ));
-            SmoltcpConnection { set, handle, tuple, segment_size, sent: Sequence::default(), fin_end: None }
+            SmoltcpConnection {
+                set,
+                handle,
+                tuple,
+                segment_size,
+                sent: Sequence::default(),
+                fin_end: None,
+            }
         });
         connection.tuple = tuple;
         connection.segment_size = segment_size;
@@ -121,10 +128,15 @@ impl Engine for SmoltcpEngine {
 
     fn connect(&mut self, now: Instant, tuple: Tuple, isn: u32) -> SmoltcpConnection {
         let mut connection = self.take(tuple);
-        let mut seeded = self.family(tuple.remote.ip()).path.interface(now, smoltcp_seed(isn));
+        let mut seeded = self
+            .family(tuple.remote.ip())
+            .path
+            .interface(now, smoltcp_seed(isn));
         // The shard has checked that both ends are unicast addresses of one version with ports.
         let result =
-            connection.socket_mut().connect(seeded.context(), tuple.remote, endpoint(tuple.local));
+            connection
+                .socket_mut()
+                .connect(seeded.context(), tuple.remote, endpoint(tuple.local));
         debug_assert_eq!(result, Ok(()));
         connection
     }
@@ -149,9 +161,13 @@ impl Engine for SmoltcpEngine {
         // smoltcp delays the acknowledgement of a first segment even if it is a coalesced one that
         // fills the sender's whole window.
         let coalesced = segment.data_len > usize::from(connection.segment_size);
-        connection.socket_mut().set_ack_delay((!coalesced).then_some(ACK_DELAY));
+        connection
+            .socket_mut()
+            .set_ack_delay((!coalesced).then_some(ACK_DELAY));
         let family = self.family(connection.tuple.remote.ip());
-        family.path.ingress(&mut family.interface, now, connection, segment, out);
+        family
+            .path
+            .ingress(&mut family.interface, now, connection, segment, out);
     }
 
     fn emit(
@@ -163,13 +179,20 @@ impl Engine for SmoltcpEngine {
     ) -> Emitted {
         // smoltcp counts idle time towards this timeout, so it is on only while an answer is due.
         let waiting = connection.send_queue() > 0 || connection.state() == State::Closing;
-        connection.socket_mut().set_timeout(waiting.then_some(USER_TIMEOUT));
+        connection
+            .socket_mut()
+            .set_timeout(waiting.then_some(USER_TIMEOUT));
         let family = self.family(connection.tuple.remote.ip());
-        family.path.egress(&mut family.interface, now, connection, budget, out)
+        family
+            .path
+            .egress(&mut family.interface, now, connection, budget, out)
     }
 
     fn next_timer(&mut self, now: Instant, connection: &SmoltcpConnection) -> Option<Instant> {
-        let at = self.family(connection.tuple.remote.ip()).interface.poll_at(to_smol(now), &connection.set)?;
+        let at = self
+            .family(connection.tuple.remote.ip())
+            .interface
+            .poll_at(to_smol(now), &connection.set)?;
         // smoltcp says "now" as time zero.
         Some(Instant::from_micros(at.total_micros().max(0) as u64).max(now))
     }
@@ -191,8 +214,15 @@ impl Family {
         let limit = segmentation.and_then(NonZeroUsize::new);
         caps.segmentation.tcpv4 = limit;
         caps.segmentation.tcpv6 = limit;
-        let path = Path { caps, mtu, ip_header_len };
-        Self { interface: path.interface(Instant::ZERO, 0), path }
+        let path = Path {
+            caps,
+            mtu,
+            ip_header_len,
+        };
+        Self {
+            interface: path.interface(Instant::ZERO, 0),
+            path,
+        }
     }
 }
 
@@ -233,8 +263,11 @@ impl Path {
             plain = without_extensions(segment, self.ip_header_len);
             bytes = &plain;
         }
-        let mut device =
-            Phy::new(&self.caps, Some(bytes), TxState::new(self, Some(connection), out));
+        let mut device = Phy::new(
+            &self.caps,
+            Some(bytes),
+            TxState::new(self, Some(connection), out),
+        );
         interface.poll_ingress_single(to_smol(now), &mut device, &mut connection.set);
         connection.sent = device.tx.sent;
     }
@@ -335,7 +368,10 @@ impl Connection for SmoltcpConnection {
     fn recv_finished(&self) -> bool {
         let socket = self.socket();
         !socket.may_recv()
-            && !matches!(socket.state(), tcp::State::SynSent | tcp::State::SynReceived)
+            && !matches!(
+                socket.state(),
+                tcp::State::SynSent | tcp::State::SynReceived
+            )
     }
 
     fn shutdown(&mut self) {
@@ -411,7 +447,10 @@ impl Headers<'_> {
         Outgoing {
             dst: self.dst,
             len,
-            checksum: Some(PartialChecksum { start, offset: TCP_CHECKSUM_AT }),
+            checksum: Some(PartialChecksum {
+                start,
+                offset: TCP_CHECKSUM_AT,
+            }),
             segment,
         }
     }
@@ -435,7 +474,10 @@ impl Headers<'_> {
             [*high, *low] = self.path.mss().to_be_bytes();
         }
         let seq_len = data_len as u32 + u32::from(flags.syn()) + u32::from(flags.fin());
-        (!flags.rst()).then_some(Sequence { snd_nxt: seq.wrapping_add(seq_len), rcv_nxt: ack })
+        (!flags.rst()).then_some(Sequence {
+            snd_nxt: seq.wrapping_add(seq_len),
+            rcv_nxt: ack,
+        })
     }
 }
 
@@ -530,7 +572,10 @@ fn without_extensions(segment: &TcpSegment<'_>, ip_header_len: usize) -> Vec<u8>
 }
 
 fn endpoint(address: SocketAddr) -> IpListenEndpoint {
-    IpListenEndpoint { addr: Some(address.ip().into()), port: address.port() }
+    IpListenEndpoint {
+        addr: Some(address.ip().into()),
+        port: address.port(),
+    }
 }
 
 fn to_smol(now: Instant) -> SmolInstant {
