@@ -1,1 +1,17 @@
-//! Benchmarks.
+//! What the benchmarks of Underpass share: the stations that are compared, and how results are
+//! printed.
+//!
+//! | program | question |
+//! |---|---|
+//! | `cargo bench -p underpass-benches --bench leaf` | what one hot function costs |
+//! | `cargo run --release -p underpass-benches --bin flow_scaling` | does the number of open connections matter |
+//! | `cargo run --release -p underpass-benches --bin bulk` | how fast is one connection, on which device |
+//!
+//! Contenders of one comparison run interleaved in the same process, so that a busy machine slows
+//! all of them; results are the minimum, median and maximum over the rounds.
+
+#![forbid(unsafe_code)]
+
+pub mod pair;
+pub mod plain;
+pub mod report;

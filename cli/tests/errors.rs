@@ -8,8 +8,6 @@ use std::process::{Command, Output};
 
 use common::Lab;
 
-const LINK: [&str; 4] = ["--device", "packet:veth0", "--addr", "10.7.0.2/24"];
-
 #[test]
 fn wrong_arguments() {
     for (arguments, cause) in [
@@ -58,12 +56,6 @@ fn missing_interface() {
 }
 
 #[test]
-fn gateway_off_the_link() {
-    let arguments = [&["echo", "--gateway", "10.8.0.1"], &LINK[..]].concat();
-    check(&underpass(&arguments).output().unwrap(), "10.8.0.1");
-}
-
-#[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn no_permission() {
     for lab in [Lab::packet(), Lab::tap()] {
@@ -83,10 +75,30 @@ fn no_permission() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn gateway_off_the_link() {
+    check(
+        &Lab::packet().run(&["echo", "--gateway", "10.8.0.1"]),
+        "10.8.0.1",
+    );
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn device_in_use() {
     let lab = Lab::tap();
     let _server = lab.serve(&["echo"]);
     check(&lab.run(&["echo"]), "in use");
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn device_goes_away() {
+    let lab = Lab::packet();
+    let mut server = lab.serve(&["http-serve", "--root", "."]);
+    lab.delete_our_end("veth0");
+    let (exit, stdout) = server.wait();
+    assert_eq!(exit.code(), Some(1), "{stdout}");
+    assert!(server.stderr().contains("error: accepting connections: "));
 }
 
 fn underpass(arguments: &[&str]) -> Command {

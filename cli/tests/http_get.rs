@@ -7,11 +7,15 @@ mod common;
 use std::fs;
 use std::process::Command;
 
+use pcap_file::pcapng::{Block, PcapNgReader};
+
 use common::{Lab, PEER, Process, large, sha256};
 
 on_every_link! {
     files_arrive_byte_for_byte_from_nginx,
     failures_are_told_in_one_line,
+    a_gateway_leads_beyond_the_link,
+    a_capture_holds_the_frames,
 }
 
 fn files_arrive_byte_for_byte_from_nginx(lab: &Lab) {
@@ -59,11 +63,53 @@ fn failures_are_told_in_one_line(lab: &Lab) {
     }
 }
 
+fn a_gateway_leads_beyond_the_link(lab: &Lab) {
+    lab.random_file("random.bin", 10_000);
+    // An address of the kernel that is not on the link.
+    lab.peer_address("lo", "10.9.0.1", 32);
+    let _nginx = nginx(lab);
+    let url = "http://10.9.0.1:8080/random.bin";
+    let output = lab.run(&["http-get", url, "-o", "-", "--gateway", "10.7.0.1"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(
+        output.stdout,
+        fs::read(lab.dir.path().join("random.bin")).unwrap()
+    );
+}
+
+fn a_capture_holds_the_frames(lab: &Lab) {
+    lab.random_file("random.bin", 100_000);
+    let _nginx = nginx(lab);
+    let url = "http://10.7.0.1:8080/random.bin";
+    let output = lab.run(&[
+        "--json",
+        "http-get",
+        url,
+        "-o",
+        "got",
+        "--pcap",
+        "got.pcapng",
+    ]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["bytes"], 100_000);
+
+    let capture = fs::File::open(lab.dir.path().join("got.pcapng")).unwrap();
+    let mut reader = PcapNgReader::new(capture).unwrap();
+    let mut bytes = 0;
+    while let Some(block) = reader.next_block() {
+        if let Block::EnhancedPacket(packet) = block.unwrap() {
+            bytes += packet.data.len();
+        }
+    }
+    assert!(bytes > 100_000, "{bytes} bytes were captured");
+}
+
 /// nginx at port 8080 of the kernel's end, serving the directory of the lab.
 fn nginx(lab: &Lab) -> Process {
     let dir = lab.dir.path().display();
     let configuration = format!(
-        "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr;
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr crit;
         events {{}}
         http {{
             access_log off; sendfile on;

@@ -17,6 +17,7 @@ on_every_link! {
     a_connection_is_kept_for_the_next_request,
     an_interrupt_ends_it_and_it_can_start_again,
     an_interrupt_lets_a_transfer_finish,
+    a_second_interrupt_ends_it_at_once,
 }
 
 fn large_files_arrive_byte_for_byte(lab: &Lab) {
@@ -142,6 +143,27 @@ fn an_interrupt_lets_a_transfer_finish(lab: &Lab) {
     let (exit, _) = server.wait();
     assert!(exit.success(), "{exit}");
     assert_eq!(sha256(&lab.dir.path().join("received")), sent);
+}
+
+fn a_second_interrupt_ends_it_at_once(lab: &Lab) {
+    lab.random_file("random.bin", 8 << 20);
+    let mut server = lab.serve(&["http-serve", "--root", "."]);
+    let url = "http://10.7.0.2/random.bin";
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            lab.peer(
+                "curl",
+                &["-sS", "--limit-rate", "1M", "-m3", "-o", "part", url],
+            )
+        });
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(500));
+            server.interrupt();
+        }
+        let (exit, _) = server.wait();
+        assert_eq!(exit.code(), Some(130), "{exit}");
+        assert!(!client.join().unwrap().status.success());
+    });
 }
 
 fn status(lab: &Lab, arguments: &[&str]) -> String {

@@ -10,6 +10,7 @@ on_every_link! {
     the_kernel_hears_us,
     we_hear_the_kernel,
     silence_is_a_failure,
+    results_can_be_read_by_programs,
 }
 
 fn the_kernel_hears_us(lab: &Lab) {
@@ -61,5 +62,26 @@ fn silence_is_a_failure(lab: &Lab) {
     assert!(
         text.contains("2 packets transmitted, 0 received, 100% packet loss"),
         "{text}"
+    );
+}
+
+fn results_can_be_read_by_programs(lab: &Lab) {
+    let output = lab.run(&["ping", "10.7.0.1", "-c", "2", "-i", "0.1", "--json"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [first, second, summary] = &lines[..] else {
+        panic!("{text}");
+    };
+    assert_eq!((&first["seq"], &second["seq"]), (&1.into(), &2.into()));
+    assert_eq!(
+        (&first["from"], &first["bytes"]),
+        (&"10.7.0.1".into(), &64.into())
+    );
+    assert_eq!(
+        (&summary["transmitted"], &summary["received"]),
+        (&2.into(), &2.into())
     );
 }

@@ -1,4 +1,15 @@
-//! The packet devices that exist.
+//! The packet devices that exist, one module and one cargo feature each, and the choice between
+//! them at run time.
+//!
+//! | module | device | feature |
+//! |---|---|---|
+//! | [`tap`] | the Linux kernel as the station at the other end, through io_uring | `tap` |
+//! | [`packet`] | an Ethernet interface, through AF_PACKET rings | `packet` |
+//!
+//! [`AnyDevice::open`] takes a [`Spec`] such as `packet:eth1`. [`doctor`] says what works on this
+//! machine, and [`lab`] makes private networks to try it in (feature `lab`).
+//!
+//! This crate holds all unsafe code of the workspace.
 
 mod any;
 #[cfg(all(feature = "lab", any(feature = "tap", feature = "packet")))]

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant as Clock};
 use kernel_peer::KernelPeer;
 use underpass_devices::conformance::{self, Harness, Peer};
 use underpass_devices::{Device, Instant, MacAddr, RxQueue, TxMeta, TxQueue};
-use underpass_drivers::OpenError;
 use underpass_drivers::lab::{Namespace, veth};
 use underpass_drivers::packet::{PacketConfig, PacketDevice};
+use underpass_drivers::{AnyDevice, OpenError, Spec};
 
 /// Our namespace and the peer's, joined by the veth pair `ours`, `theirs`, both silent.
 struct Link {
@@ -93,21 +93,25 @@ fn send(device: &mut PacketDevice, frame: &[u8]) {
     tx.flush(Instant::ZERO).unwrap();
 }
 
+/// The device under test is opened by its spec, as programs do.
 struct Veth {
     link: Link,
-    config: PacketConfig,
-    device: Option<PacketDevice>,
+    spec: Spec,
+    device: Option<AnyDevice>,
     peer: KernelPeer,
 }
 
 impl Veth {
-    fn new(config: PacketConfig) -> Self {
+    fn new(options: &str) -> Self {
         let link = Link::new();
-        let device = Some(link.open(&config).unwrap());
+        let spec = format!("packet:ours,rx-slots=60,tx-slots=32,{options}")
+            .parse()
+            .unwrap();
+        let device = Some(link.ours.run(|| AnyDevice::open(&spec)).unwrap());
         let peer = link.peer();
         Self {
             link,
-            config,
+            spec,
             device,
             peer,
         }
@@ -115,16 +119,17 @@ impl Veth {
 }
 
 impl Harness for Veth {
-    type Device = PacketDevice;
+    type Device = AnyDevice;
     type Peer = KernelPeer;
 
-    fn parts(&mut self) -> (&mut PacketDevice, &mut KernelPeer) {
+    fn parts(&mut self) -> (&mut AnyDevice, &mut KernelPeer) {
         (self.device.as_mut().unwrap(), &mut self.peer)
     }
 
     fn reopen(&mut self) -> io::Result<()> {
         self.device = None;
-        self.device = Some(self.link.open(&self.config).map_err(io::Error::other)?);
+        let device = self.link.ours.run(|| AnyDevice::open(&self.spec));
+        self.device = Some(device.map_err(io::Error::other)?);
         Ok(())
     }
 }
@@ -134,28 +139,26 @@ impl Harness for Veth {
 fn conforms_with_offloads() {
     println!(
         "{}",
-        conformance::run(&mut Veth::new(small_rings())).unwrap()
+        conformance::run(&mut Veth::new("offload=on")).unwrap()
     );
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_without_offloads() {
-    let config = PacketConfig {
-        offload: false,
-        ..small_rings()
-    };
-    println!("{}", conformance::run(&mut Veth::new(config)).unwrap());
+    println!(
+        "{}",
+        conformance::run(&mut Veth::new("offload=off")).unwrap()
+    );
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_around_traffic_control() {
-    let config = PacketConfig {
-        qdisc_bypass: true,
-        ..small_rings()
-    };
-    println!("{}", conformance::run(&mut Veth::new(config)).unwrap());
+    println!(
+        "{}",
+        conformance::run(&mut Veth::new("qdisc-bypass=1")).unwrap()
+    );
 }
 
 #[test]

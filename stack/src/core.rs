@@ -62,7 +62,7 @@ impl Core {
     pub(crate) fn new(
         caps: underpass_devices::Caps,
         routes: Routes,
-        limits: Limits,
+        limits: &Limits,
         random: &mut Random,
     ) -> Self {
         let engine = SmoltcpEngine::new(&caps, limits.send_buffer, limits.recv_buffer);
@@ -164,6 +164,10 @@ impl Core {
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = self.link.stats.clone();
         self.tcp.report(&mut stats);
+        self.link.report(&mut stats);
+        let fragments = self.reassembler.counters();
+        stats.reassembled = fragments.reassembled;
+        stats.drops[DropReason::FragmentDuplicate] = fragments.duplicates;
         stats
     }
 
@@ -395,7 +399,7 @@ impl Core {
             tx,
         };
         out.packet(outgoing, |bytes| {
-            icmp::write_unreachable(bytes, packet, why)
+            icmp::write_unreachable(bytes, packet, why);
         });
     }
 }
@@ -409,7 +413,7 @@ fn send_echo(src: IpAddr, dst: IpAddr, kind: EchoKind, echo: &Echo<'_>, out: &mu
         segment: None,
     };
     out.packet(outgoing, |bytes| {
-        icmp::write_echo(bytes, src, dst, kind, echo)
+        icmp::write_echo(bytes, src, dst, kind, echo);
     });
 }
 

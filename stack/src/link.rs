@@ -67,6 +67,16 @@ impl Link {
         self.stats.drops.count(reason);
     }
 
+    /// Puts the neighbour table's numbers into `stats`.
+    pub(crate) fn report(&self, stats: &mut Stats) {
+        let counters = self.neighbors.counters();
+        stats.neighbors = self.neighbors.len();
+        stats.drops[DropReason::NeighborQueueFull] =
+            counters.displaced + counters.refused_incomplete + counters.refused_bytes;
+        stats.drops[DropReason::UnsolicitedNeighbor] = counters.ignored;
+        stats.drops[DropReason::NeighborTableFull] = counters.full;
+    }
+
     /// When [`Out::poll_neighbors`] has something to do.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         self.neighbors.next_timer()
@@ -132,7 +142,6 @@ impl<T: TxQueue> Out<'_, T> {
         for solicit in solicits {
             self.solicit(solicit);
         }
-        self.link.stats.neighbors = self.link.neighbors.len();
     }
 
     /// Takes in a neighbour's address, and sends what waited for it.
@@ -140,7 +149,7 @@ impl<T: TxQueue> Out<'_, T> {
         for Pending { packet, meta } in self.link.neighbors.learn(self.now, ip, mac, source) {
             let ether_type = ether_type_of(ip);
             self.frame(mac, ether_type, packet.len(), meta, |slot| {
-                slot.copy_from_slice(&packet)
+                slot.copy_from_slice(&packet);
             });
         }
     }
@@ -211,10 +220,9 @@ impl<T: TxQueue> Out<'_, T> {
 
     /// Keeps a packet until its next hop has answered.
     fn wait_for_neighbor(&mut self, hop: IpAddr, packet: Box<[u8]>, meta: TxMeta) {
-        match self.link.neighbors.queue(self.now, hop, packet, meta) {
-            Ok(Some(solicit)) => self.solicit(solicit),
-            Ok(None) => {}
-            Err(_) => self.link.drop(DropReason::NeighborQueueFull),
+        // The table counts what it refuses.
+        if let Ok(Some(solicit)) = self.link.neighbors.queue(self.now, hop, packet, meta) {
+            self.solicit(solicit);
         }
     }
 

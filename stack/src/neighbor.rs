@@ -19,7 +19,7 @@ use crate::timer::TimerWheel;
 /// Limits and times of a [`NeighborTable`].
 #[derive(Clone, Debug)]
 pub(crate) struct NeighborConfig {
-    /// Neighbours whose MAC address is known, static ones not counted. At least one.
+    /// Neighbours whose MAC address is known. At least one.
     pub(crate) max_entries: usize,
     /// Neighbours that are being asked for; bounds what a scan of the subnet costs (RFC 6583).
     pub(crate) max_incomplete: usize,
@@ -120,8 +120,8 @@ pub(crate) struct NeighborCounters {
     pub(crate) resolved: u64,
     /// Neighbours that did not answer.
     pub(crate) failed: u64,
-    /// Waiting packets dropped: displaced by newer ones, or their neighbour did not answer.
-    pub(crate) pending_dropped: u64,
+    /// Waiting packets that made room for newer ones.
+    pub(crate) displaced: u64,
     /// Packets refused because too many neighbours were being asked for.
     pub(crate) refused_incomplete: u64,
     /// Packets refused because too many bytes waited.
@@ -170,7 +170,6 @@ enum State {
     Stale,
     Delay,
     Probe,
-    Static,
 }
 
 impl NeighborTable {
@@ -200,7 +199,7 @@ impl NeighborTable {
             State::Incomplete => return None,
             State::Reachable { until } => now >= until,
             State::Stale => true,
-            State::Delay | State::Probe | State::Static => false,
+            State::Delay | State::Probe => false,
         };
         entry.used = true;
         if stale {
@@ -272,45 +271,27 @@ impl NeighborTable {
             }
             return VecDeque::new();
         };
-        match self.entries[slot as usize].state {
-            State::Static => VecDeque::new(),
-            State::Incomplete => {
-                let confirmed = matches!(
-                    source,
-                    Source::Advertisement {
-                        solicited: true,
-                        ..
-                    }
-                );
-                self.resolve(now, slot, mac, confirmed)
-            }
-            _ => {
-                self.update(now, slot, mac, source);
-                VecDeque::new()
-            }
+        if self.entries[slot as usize].state == State::Incomplete {
+            let confirmed = matches!(
+                source,
+                Source::Advertisement {
+                    solicited: true,
+                    ..
+                }
+            );
+            return self.resolve(now, slot, mac, confirmed);
         }
+        self.update(now, slot, mac, source);
+        VecDeque::new()
     }
 
     /// An upper layer has proof that packets to `ip` arrive (RFC 4861 §7.3.1).
     pub(crate) fn confirm(&mut self, now: Instant, ip: IpAddr) {
         if let Some(slot) = self.find(ip)
-            && !matches!(
-                self.entries[slot as usize].state,
-                State::Static | State::Incomplete
-            )
+            && self.entries[slot as usize].state != State::Incomplete
         {
             self.set_reachable(now, slot);
         }
-    }
-
-    /// Sets the MAC address of `ip` for good, and returns the packets that waited for it.
-    pub(crate) fn insert_static(&mut self, ip: IpAddr, mac: MacAddr) -> VecDeque<Pending> {
-        let pending = self
-            .find(ip)
-            .map(|slot| self.remove(slot))
-            .unwrap_or_default();
-        self.insert(ip, mac, State::Static);
-        pending
     }
 
     /// Works off what is due: solicitations to repeat, stale neighbours to probe, silent ones to
@@ -328,7 +309,7 @@ impl NeighborTable {
                     Some(entry.mac)
                 }
                 State::Probe => Some(entry.mac),
-                State::Reachable { .. } | State::Stale | State::Static => continue,
+                State::Reachable { .. } | State::Stale => continue,
             };
             let ip = entry.ip;
             if entry.probes < self.config.max_probes {
@@ -338,7 +319,6 @@ impl NeighborTable {
             } else {
                 let dropped = self.remove(slot);
                 self.counters.failed += 1;
-                self.counters.pending_dropped += dropped.len() as u64;
                 event(NeighborEvent::Failed { ip, dropped });
             }
         }
@@ -377,7 +357,7 @@ impl NeighborTable {
                 break;
             };
             self.pending_bytes -= oldest.packet.len();
-            self.counters.pending_dropped += 1;
+            self.counters.displaced += 1;
         }
     }
 
@@ -462,7 +442,7 @@ impl NeighborTable {
                 || match entry.state {
                     State::Reachable { until } => now < until,
                     State::Delay | State::Probe => true,
-                    State::Incomplete | State::Stale | State::Static => false,
+                    State::Incomplete | State::Stale => false,
                 };
             if !in_use {
                 self.remove(slot);
@@ -514,13 +494,11 @@ impl NeighborTable {
         {
             found.remove();
         }
-        match entry.state {
-            State::Static => {}
-            State::Incomplete => self.incomplete_len -= 1,
-            _ => {
-                self.links.remove(&mut self.known, slot);
-                self.known_len -= 1;
-            }
+        if entry.state == State::Incomplete {
+            self.incomplete_len -= 1;
+        } else {
+            self.links.remove(&mut self.known, slot);
+            self.known_len -= 1;
         }
         self.pending_bytes -= entry.pending.iter().map(|p| p.packet.len()).sum::<usize>();
         entry.pending

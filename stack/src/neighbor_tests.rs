@@ -246,19 +246,6 @@ fn another_mac_address_is_taken_or_doubted_as_rfc_4861_says() {
 }
 
 #[test]
-fn a_static_entry_never_changes() {
-    let mut table = table(|config| config.max_entries = 1);
-    queue(&mut table, Instant::ZERO, 1, 5).unwrap();
-    assert_eq!(table.insert_static(ip(1), mac(1)).len(), 1);
-    table.learn(Instant::ZERO, ip(1), mac(2), REPLY);
-    for n in 2..10 {
-        make_reachable(&mut table, Instant::ZERO, n);
-    }
-    assert_eq!(table.lookup(seconds(1_000_000), ip(1)), Some(mac(1)));
-    assert_eq!(table.len(), 2);
-}
-
-#[test]
 fn the_newest_packets_wait() {
     let mut table = table(|config| config.max_pending_per_neighbor = 3);
     for n in 0..5_u8 {
@@ -271,7 +258,7 @@ fn the_newest_packets_wait() {
         sent.iter().map(|p| p.packet[0]).collect::<Vec<_>>(),
         [2, 3, 4]
     );
-    assert_eq!(table.counters().pending_dropped, 2);
+    assert_eq!(table.counters().displaced, 2);
     assert_eq!(
         queue(&mut table, Instant::ZERO, 1, 1),
         Err(QueueError::Resolved)
@@ -363,7 +350,7 @@ proptest! {
             config.max_pending_bytes = 100;
         });
         let mut now = Instant::ZERO;
-        let (mut queued, mut sent) = (0_usize, 0_usize);
+        let (mut queued, mut sent, mut lost) = (0_usize, 0_usize, 0_usize);
         for (step, n, len, wait) in steps {
             match step {
                 0 | 1 => queued += usize::from(queue(&mut table, now, n, len).is_ok()),
@@ -371,7 +358,11 @@ proptest! {
                 3 => sent += table.learn(now, ip(n), mac(n + 1), Source::Request).len(),
                 _ => {
                     now += Duration::from_millis(wait);
-                    table.poll(now, |_| ());
+                    table.poll(now, |event| {
+                        if let NeighborEvent::Failed { dropped, .. } = event {
+                            lost += dropped.len();
+                        }
+                    });
                     table.lookup(now, ip(n));
                 }
             }
@@ -382,7 +373,8 @@ proptest! {
             prop_assert!(bytes <= 100);
             prop_assert!(table.known_len <= 4 && table.incomplete_len <= 3);
             prop_assert_eq!(table.known_len + table.incomplete_len, table.len());
-            prop_assert_eq!(queued, sent + waiting + table.counters().pending_dropped as usize);
+            let displaced = table.counters().displaced as usize;
+            prop_assert_eq!(queued, sent + waiting + displaced + lost);
         }
     }
 }

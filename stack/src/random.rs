@@ -19,10 +19,6 @@ impl Random {
         (u128::from(self.u64()) << 64 | u128::from(self.u64())).to_be_bytes()
     }
 
-    pub(crate) fn u32(&mut self) -> u32 {
-        self.u64() as u32
-    }
-
     pub(crate) fn u16(&mut self) -> u16 {
         self.u64() as u16
     }

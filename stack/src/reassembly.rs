@@ -210,6 +210,7 @@ impl Reassembler {
     }
 
     /// Datagrams that wait, discarded ones included.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.datagrams.len()
     }

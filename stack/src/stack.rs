@@ -153,7 +153,7 @@ impl Builder {
             Some(seed) => Random::Seeded(seed),
             None => Random::from_os()?,
         };
-        let core = Core::new(caps, routes.clone(), self.limits.clone(), &mut random);
+        let core = Core::new(caps, routes.clone(), &self.limits, &mut random);
         let shard = Shard::new(device, core)?;
         let stack = Stack(Arc::new(Inner {
             shard: Arc::clone(shard.shared()),

@@ -79,6 +79,8 @@ drop_reasons! {
     FragmentOverlap => "fragment_overlap",
     /// A fragment whose offset or length is impossible.
     FragmentMalformed => "fragment_malformed",
+    /// A fragment that repeats another byte by byte.
+    FragmentDuplicate => "fragment_duplicate",
     /// Fragments evicted because the reassembly memory is full.
     FragmentMemory => "fragment_memory",
     /// Fragments whose missing parts did not come in time.
@@ -89,6 +91,10 @@ drop_reasons! {
     NeighborUnreachable => "neighbor_unreachable",
     /// Outgoing packet waiting for a next hop, pushed out by the limit.
     NeighborQueueFull => "neighbor_queue_full",
+    /// ARP or NDP told of a neighbour nobody asked for, or of an impossible address.
+    UnsolicitedNeighbor => "unsolicited_neighbor",
+    /// A neighbour's address was not remembered because the table is full of neighbours in use.
+    NeighborTableFull => "neighbor_table_full",
     /// An answer (RST, ICMP, ARP, acknowledgement) found the transmit queue full.
     TxFull => "tx_full",
     /// An outgoing frame the device refused for its length or offload.
@@ -160,6 +166,10 @@ pub struct Stats {
     pub tcp_half_open: usize,
     /// Connections in the TIME-WAIT table.
     pub tcp_time_wait: usize,
+    /// Connections that left TIME-WAIT early because the table was full.
+    pub tcp_time_wait_evicted: u64,
+    /// Datagrams put together from fragments.
+    pub reassembled: u64,
     /// Addresses whose link address is known or asked for.
     pub neighbors: usize,
     /// ARP and NDP conflicts: another station claims an address of ours.

@@ -103,6 +103,7 @@ impl TimerWheel {
     }
 
     /// Number of armed timers.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.armed
     }

@@ -158,6 +158,21 @@ impl Lab {
         self.kernel().run(|| TcpStream::connect(addr))
     }
 
+    /// Gives the kernel's end one more address.
+    pub(crate) fn peer_address(&self, interface: &str, address: &str, prefix: u8) {
+        let address = address.parse().unwrap();
+        self.kernel()
+            .netlink(|netlink| netlink.add_address(interface, address, prefix))
+            .unwrap();
+    }
+
+    /// Deletes our interface.
+    pub(crate) fn delete_our_end(&self, interface: &str) {
+        self.ours
+            .netlink(|netlink| netlink.delete_link(interface))
+            .unwrap();
+    }
+
     /// Runs `work` at the kernel's end.
     pub(crate) fn at_peer<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.kernel().run(work)
@@ -192,6 +207,17 @@ impl Process {
             stdout.read_to_string(&mut text).unwrap();
         }
         (status, text)
+    }
+}
+
+impl Process {
+    /// What an ended process wrote to standard error.
+    pub(crate) fn stderr(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(stderr) = &mut self.0.stderr {
+            stderr.read_to_string(&mut text).unwrap();
+        }
+        text
     }
 }
 

@@ -333,6 +333,7 @@ impl<E: Engine> Tcp<E> {
         stats.tcp_flows = self.flows.len();
         stats.tcp_half_open = self.half_open;
         stats.tcp_time_wait = self.time_wait.len();
+        stats.tcp_time_wait_evicted = self.time_wait.evicted();
     }
 
     pub(crate) fn is_dirty(&self) -> bool {

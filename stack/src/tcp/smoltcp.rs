@@ -314,11 +314,13 @@ impl Connection for SmoltcpConnection {
             tcp::State::SynSent => State::SynSent,
             tcp::State::SynReceived => State::SynReceived,
             tcp::State::Established | tcp::State::CloseWait => State::Open,
-            tcp::State::FinWait1 | tcp::State::Closing | tcp::State::LastAck => State::Closing,
             tcp::State::FinWait2 => State::FinWait2,
             tcp::State::TimeWait if Some(self.sent.rcv_nxt) == self.fin_end => State::TimeWait,
-            // The acknowledgement of the peer's FIN is delayed with that of earlier data.
-            tcp::State::TimeWait => State::Closing,
+            // In TIME-WAIT, the acknowledgement of the peer's FIN may be delayed with that of data.
+            tcp::State::FinWait1
+            | tcp::State::Closing
+            | tcp::State::LastAck
+            | tcp::State::TimeWait => State::Closing,
             // An aborted socket remembers its peer until the RST is out.
             tcp::State::Closed if socket.remote_endpoint().is_some() => State::Aborting,
             // A reset in SYN-RECEIVED sends a passive socket back to LISTEN; listening is not its job.

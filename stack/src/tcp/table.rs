@@ -41,10 +41,6 @@ impl FlowTable {
             entry.remove();
         }
     }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Tuple, u32)> {
-        self.entries.iter()
-    }
 }
 
 /// A secret key for hash tables that peers can put entries into.
