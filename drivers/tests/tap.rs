@@ -133,7 +133,7 @@ fn tcp_both_ways(ours: IpAddr, offload: bool) {
     let namespace = Namespace::new().unwrap();
     // Others may pace a young connection to single segments.
     namespace
-        .sysctl("net.ipv4.tcp_congestion_control", "cubic")
+        .sysctl("net.ipv4.tcp_congestion_control", "reno")
         .unwrap();
     let config = TapConfig {
         offload,

@@ -10,8 +10,8 @@ use super::ring::WriteRing;
 use super::{IoMode, Slot, gone, is_gone, slots};
 use crate::vnet_hdr;
 
-/// Up to this many frames in one flush are written one by one: entering the ring for a single frame
-/// costs half a `write` more, and the ring needs several to make up for it.
+/// Up to this many frames in one flush are written one by one: a single frame through the ring
+/// costs half a `write` more, and the difference shrinks with the burst.
 const DIRECT_WRITES: usize = 8;
 
 /// The transmit half of a [`TapDevice`](super::TapDevice).
