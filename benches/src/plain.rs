@@ -7,7 +7,7 @@ use std::time::Instant as Clock;
 use anyhow::{Context as _, Result, bail, ensure};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{
-    Checksum, ChecksumCapabilities, Device as _, DeviceCapabilities, Medium, PacketMeta,
+    Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta,
 };
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
 use smoltcp::time::Instant as SmolInstant;

@@ -23,10 +23,7 @@ pub(crate) enum ArpEvent {
     Learn(IpAddr, MacAddr, Source),
     /// Somebody asks for us: answer, and hand `learn` to the neighbour table (`None` for a probe
     /// of RFC 5227, whose sender has no address yet).
-    Answer {
-        reply: ArpPacket,
-        learn: Option<(IpAddr, MacAddr, Source)>,
-    },
+    Answer { reply: ArpPacket, learn: Option<(IpAddr, MacAddr, Source)> },
     /// Another station claims this address of ours.
     Conflict(Ipv4Addr, MacAddr),
     /// Our own packet, come back.
@@ -48,12 +45,7 @@ pub(crate) fn receive(
     let Some(packet) = payload.first_chunk().and_then(Packet::parse) else {
         return ArpEvent::Malformed;
     };
-    let Packet {
-        sender_mac,
-        sender_ip,
-        target_ip,
-        ..
-    } = packet;
+    let Packet { sender_mac, sender_ip, target_ip, .. } = packet;
     if sender_mac == our_mac {
         return ArpEvent::Own;
     }
@@ -77,16 +69,10 @@ pub(crate) fn receive(
             target_mac: sender_mac,
             target_ip: sender_ip,
         };
-        return ArpEvent::Answer {
-            reply: reply.to(sender_mac),
-            learn,
-        };
+        return ArpEvent::Answer { reply: reply.to(sender_mac), learn };
     }
     let solicited = packet.operation == REPLY && for_us && packet.target_mac == our_mac;
-    let source = Source::Advertisement {
-        solicited,
-        overrides: true,
-    };
+    let source = Source::Advertisement { solicited, overrides: true };
     ArpEvent::Learn(IpAddr::V4(sender_ip), sender_mac, source)
 }
 
@@ -185,10 +171,7 @@ mod tests {
         assert_eq!(learn, Some((IpAddr::V4(THEM), THEIR_MAC, Source::Request)));
         assert_eq!(reply.dst, THEIR_MAC);
         // The asking side takes it for the answer to its question.
-        let solicited = Source::Advertisement {
-            solicited: true,
-            overrides: true,
-        };
+        let solicited = Source::Advertisement { solicited: true, overrides: true };
         assert_eq!(
             receive(&reply.payload, THEIR_MAC, |ip| ip == THEM),
             ArpEvent::Learn(IpAddr::V4(US), OUR_MAC, solicited)
@@ -199,18 +182,12 @@ mod tests {
     fn a_probe_is_answered_but_not_learned() {
         let probe = request(THEIR_MAC, Ipv4Addr::UNSPECIFIED, US, None);
         let event = receive_as_us(&probe.payload);
-        assert!(
-            matches!(event, ArpEvent::Answer { learn: None, .. }),
-            "{event:?}"
-        );
+        assert!(matches!(event, ArpEvent::Answer { learn: None, .. }), "{event:?}");
     }
 
     #[test]
     fn announcements_and_requests_for_others_are_unsolicited() {
-        let unsolicited = Source::Advertisement {
-            solicited: false,
-            overrides: true,
-        };
+        let unsolicited = Source::Advertisement { solicited: false, overrides: true };
         for target in [THEM, Ipv4Addr::new(10, 0, 0, 9)] {
             let packet = request(THEIR_MAC, THEM, target, None);
             assert_eq!(
@@ -223,10 +200,7 @@ mod tests {
     #[test]
     fn a_claim_to_our_address_is_a_conflict_and_our_own_echo_is_not() {
         let claim = request(THEIR_MAC, US, US, None);
-        assert_eq!(
-            receive_as_us(&claim.payload),
-            ArpEvent::Conflict(US, THEIR_MAC)
-        );
+        assert_eq!(receive_as_us(&claim.payload), ArpEvent::Conflict(US, THEIR_MAC));
         let own = request(OUR_MAC, US, THEM, None);
         assert_eq!(receive_as_us(&own.payload), ArpEvent::Own);
     }

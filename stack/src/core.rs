@@ -108,11 +108,7 @@ impl Core {
         rx.release();
 
         self.tcp.advance(now);
-        let mut out = Out {
-            now,
-            link: &mut self.link,
-            tx,
-        };
+        let mut out = Out { now, link: &mut self.link, tx };
         let tcp = &mut self.tcp;
         out.poll_neighbors(|packet| {
             if let Ok(segment) = TcpSegment::parse(*packet) {
@@ -122,18 +118,8 @@ impl Core {
         while out.has_room()
             && let Some(request) = self.pings.next_request()
         {
-            let EchoRequest {
-                src,
-                dst,
-                ident,
-                seq,
-                payload,
-            } = &request;
-            let echo = Echo {
-                ident: *ident,
-                seq: *seq,
-                payload,
-            };
+            let EchoRequest { src, dst, ident, seq, payload } = &request;
+            let echo = Echo { ident: *ident, seq: *seq, payload };
             send_echo(*src, *dst, EchoKind::Request, &echo, &mut out);
         }
         self.udp.emit(&mut out, &mut self.wakes);
@@ -144,10 +130,7 @@ impl Core {
 
         self.link.stats.rx_frames += received as u64;
         self.link.stats.device = device.counters();
-        Ok(Turn {
-            busy: received > 0 || self.is_dirty(),
-            next: self.next_timer(),
-        })
+        Ok(Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() })
     }
 
     /// Fails once the device is gone.
@@ -185,29 +168,17 @@ impl Core {
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        [
-            self.tcp.next_timer(),
-            self.link.next_timer(),
-            self.reassembler.next_timer(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [self.tcp.next_timer(), self.link.next_timer(), self.reassembler.next_timer()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn on_frame(&mut self, frame: &Frame<'_>, tx: &mut impl TxQueue) {
-        let mut out = Out {
-            now: self.now,
-            link: &mut self.link,
-            tx,
-        };
+        let mut out = Out { now: self.now, link: &mut self.link, tx };
         if out.link.caps.medium == Medium::Ip {
             let checksum = frame.meta.checksum;
-            let arrival = Arrival {
-                checksum,
-                src: MacAddr::default(),
-                group: false,
-            };
+            let arrival = Arrival { checksum, src: MacAddr::default(), group: false };
             return self.on_ip(frame.bytes, arrival, tx);
         }
         let Some((header, payload)) = frame.bytes.split_first_chunk::<14>() else {
@@ -222,15 +193,7 @@ impl Core {
         match u16::from_be_bytes([t0, t1]) {
             ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => {
                 let group = dst.is_multicast();
-                self.on_ip(
-                    payload,
-                    Arrival {
-                        checksum: frame.meta.checksum,
-                        src,
-                        group,
-                    },
-                    tx,
-                );
+                self.on_ip(payload, Arrival { checksum: frame.meta.checksum, src, group }, tx);
             }
             ETHERTYPE_ARP => out.on_arp(payload),
             _ => out.link.drop(DropReason::UnknownEtherType),
@@ -238,21 +201,14 @@ impl Core {
     }
 
     fn on_ip(&mut self, bytes: &[u8], arrival: Arrival, tx: &mut impl TxQueue) {
-        let mut out = Out {
-            now: self.now,
-            link: &mut self.link,
-            tx,
-        };
+        let mut out = Out { now: self.now, link: &mut self.link, tx };
         let packet = match Packet::parse(bytes) {
             Ok(packet) => packet,
             Err(reason) => return out.link.drop(reason),
         };
         if packet.protocol == protocol::ICMPV6
             && packet.fragment.is_none()
-            && packet
-                .payload()
-                .first()
-                .is_some_and(|kind| crate::ndp::is_ndp(*kind))
+            && packet.payload().first().is_some_and(|kind| crate::ndp::is_ndp(*kind))
         {
             return out.on_ndp(packet.bytes, arrival.src);
         }
@@ -272,10 +228,7 @@ impl Core {
             Ok(None) => return,
             Err(reason) => return self.link.drop(reason),
         };
-        let arrival = Arrival {
-            checksum: RxChecksum::Unverified,
-            ..arrival
-        };
+        let arrival = Arrival { checksum: RxChecksum::Unverified, ..arrival };
         match Packet::parse(&whole) {
             Ok(packet) => self.on_packet(&packet, unicast, arrival, tx),
             Err(reason) => self.link.drop(reason),
@@ -290,16 +243,11 @@ impl Core {
         arrival: Arrival,
         tx: &mut impl TxQueue,
     ) {
-        let mut out = Out {
-            now: self.now,
-            link: &mut self.link,
-            tx,
-        };
+        let mut out = Out { now: self.now, link: &mut self.link, tx };
         let result = match packet.protocol {
             protocol::TCP if unicast && !arrival.group => checked_segment(packet, arrival.checksum)
                 .and_then(|segment| {
-                    self.tcp
-                        .on_segment(self.now, &segment, &mut out, &mut self.wakes)
+                    self.tcp.on_segment(self.now, &segment, &mut out, &mut self.wakes)
                 }),
             protocol::UDP => self.on_udp(packet, arrival, tx),
             protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, tx),
@@ -343,11 +291,7 @@ impl Core {
                 if !unicast || !icmp::may_answer_echo(packet) {
                     return Err(DropReason::IcmpIgnored);
                 }
-                let mut out = Out {
-                    now: self.now,
-                    link: &mut self.link,
-                    tx,
-                };
+                let mut out = Out { now: self.now, link: &mut self.link, tx };
                 send_echo(packet.dst, packet.src, EchoKind::Reply, &echo, &mut out);
                 Ok(())
             }
@@ -387,17 +331,8 @@ impl Core {
             return self.link.drop(DropReason::RateLimited);
         }
         let len = icmp::unreachable_len(packet);
-        let outgoing = Outgoing {
-            dst: packet.src,
-            len,
-            checksum: None,
-            segment: None,
-        };
-        let mut out = Out {
-            now: self.now,
-            link: &mut self.link,
-            tx,
-        };
+        let outgoing = Outgoing { dst: packet.src, len, checksum: None, segment: None };
+        let mut out = Out { now: self.now, link: &mut self.link, tx };
         out.packet(outgoing, |bytes| {
             icmp::write_unreachable(bytes, packet, why);
         });
@@ -406,12 +341,7 @@ impl Core {
 
 fn send_echo(src: IpAddr, dst: IpAddr, kind: EchoKind, echo: &Echo<'_>, out: &mut impl Output) {
     let len = icmp::echo_len(dst, echo.payload.len());
-    let outgoing = Outgoing {
-        dst,
-        len,
-        checksum: None,
-        segment: None,
-    };
+    let outgoing = Outgoing { dst, len, checksum: None, segment: None };
     out.packet(outgoing, |bytes| {
         icmp::write_echo(bytes, src, dst, kind, echo);
     });
@@ -439,9 +369,5 @@ fn check_transport(
             checksum::verify_transport(packet.src, packet.dst, packet.protocol, segment)
         }
     };
-    if right {
-        Ok(())
-    } else {
-        Err(DropReason::TransportChecksum)
-    }
+    if right { Ok(()) } else { Err(DropReason::TransportChecksum) }
 }

@@ -65,10 +65,9 @@ fn sleep<D: Device>(shard: &mut Shard<D>, timeout: Option<Duration>) -> io::Resu
         let bell = PollFd::from_borrowed_fd(shared.bell().as_fd(), PollFlags::IN);
         let slept = match shard.device_mut().wake()? {
             Wake::Ready => Ok(0),
-            Wake::Fd(fd) => poll(
-                &mut [PollFd::from_borrowed_fd(fd, PollFlags::IN), bell],
-                timeout.as_ref(),
-            ),
+            Wake::Fd(fd) => {
+                poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN), bell], timeout.as_ref())
+            }
             Wake::Spin => {
                 std::thread::yield_now();
                 Ok(0)

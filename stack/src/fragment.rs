@@ -72,15 +72,7 @@ pub(crate) fn fragment<'a>(
         IpAddr::V4(_) => later_ipv4_header(&bytes[..split]),
         IpAddr::V6(_) => ([0; MAX_IPV4_HEADER_LEN], split),
     };
-    Ok(Fragments {
-        packet: bytes,
-        later_header,
-        later_header_len,
-        split,
-        step,
-        id,
-        at: split,
-    })
+    Ok(Fragments { packet: bytes, later_header, later_header_len, split, step, id, at: split })
 }
 
 impl Fragments<'_> {
@@ -153,12 +145,7 @@ impl FragmentOut<'_> {
     }
 
     fn header_len(&self) -> usize {
-        self.header.len()
-            + if self.is_ipv4() {
-                0
-            } else {
-                FRAGMENT_HEADER_LEN
-            }
+        self.header.len() + if self.is_ipv4() { 0 } else { FRAGMENT_HEADER_LEN }
     }
 }
 
@@ -174,10 +161,7 @@ impl FragmentIds {
 
     /// `secret` comes from the operating system's random source.
     pub(crate) fn new(secret: [u8; 16]) -> Self {
-        Self {
-            hasher: SipHasher24::new_with_key(&secret),
-            counters: Box::new([0; Self::COUNTERS]),
-        }
+        Self { hasher: SipHasher24::new_with_key(&secret), counters: Box::new([0; Self::COUNTERS]) }
     }
 
     /// The identification of the next packet from `src` to `dst` that is to be cut.
@@ -204,11 +188,7 @@ pub(crate) fn next_header_field(packet: &[u8], header_at: usize) -> usize {
         let units = packet.get(at + 1).copied().unwrap_or(0);
         let is_fragment = packet.get(field) == Some(&protocol::FRAGMENT);
         field = at;
-        at += if is_fragment {
-            FRAGMENT_HEADER_LEN
-        } else {
-            (usize::from(units) + 1) * 8
-        };
+        at += if is_fragment { FRAGMENT_HEADER_LEN } else { (usize::from(units) + 1) * 8 };
     }
     field
 }
@@ -353,10 +333,8 @@ mod tests {
     #[test]
     fn a_fragment_of_ipv4_can_be_cut_again() {
         let packet = ipv4(&[], &[5; 3000]);
-        let twice: Vec<_> = cut(&packet, 1500, 77)
-            .iter()
-            .flat_map(|piece| cut(piece, 576, 77))
-            .collect();
+        let twice: Vec<_> =
+            cut(&packet, 1500, 77).iter().flat_map(|piece| cut(piece, 576, 77)).collect();
         assert_eq!(twice.len(), 3 + 3 + 1);
         assert_eq!(reassemble(&twice), Some(packet));
     }
@@ -364,21 +342,13 @@ mod tests {
     #[test]
     fn an_option_without_the_copied_flag_goes_with_the_first_fragment_only() {
         let packet = ipv4(&[148, 4, 0, 0, 7, 4, 4, 0], &[0; 100]);
-        let lens: Vec<u8> = cut(&packet, 60, 1)
-            .iter()
-            .map(|f| (f[0] & 15) * 4)
-            .collect();
+        let lens: Vec<u8> = cut(&packet, 60, 1).iter().map(|f| (f[0] & 15) * 4).collect();
         assert_eq!(lens, [28, 24, 24, 24]);
     }
 
     #[test]
     fn hostile_options_are_not_copied_out_of_bounds() {
-        for options in [
-            [0x83, 0, 9, 9],
-            [0x83, 9, 9, 9],
-            [0x83, 1, 9, 9],
-            [1, 1, 1, 0x83],
-        ] {
+        for options in [[0x83, 0, 9, 9], [0x83, 9, 9, 9], [0x83, 1, 9, 9], [1, 1, 1, 0x83]] {
             let packet = ipv4(&options, &[0; 100]);
             assert_eq!(cut(&packet, 60, 1).len(), 4);
         }
@@ -399,9 +369,7 @@ mod tests {
     }
 
     fn error(packet: &[u8], mtu: usize) -> FragmentError {
-        fragment(&Packet::parse(packet).unwrap(), mtu, 1)
-            .err()
-            .unwrap()
+        fragment(&Packet::parse(packet).unwrap(), mtu, 1).err().unwrap()
     }
 
     #[test]

@@ -93,9 +93,8 @@ pub(crate) struct QuotedPacket {
 /// Judges a whole packet whose protocol is ICMP or ICMPv6.
 pub(crate) fn receive<'a>(packet: &Packet<'a>) -> Result<IcmpMessage<'a>, DropReason> {
     let message = packet.payload();
-    let (header, body) = message
-        .split_first_chunk::<HEADER_LEN>()
-        .ok_or(DropReason::MalformedIcmp)?;
+    let (header, body) =
+        message.split_first_chunk::<HEADER_LEN>().ok_or(DropReason::MalformedIcmp)?;
     let v4 = packet.src.is_ipv4();
     let intact = if v4 {
         packet.protocol == protocol::ICMP && checksum::sum(message) == 0xffff
@@ -107,11 +106,8 @@ pub(crate) fn receive<'a>(packet: &Packet<'a>) -> Result<IcmpMessage<'a>, DropRe
         return Err(DropReason::MalformedIcmp);
     }
     let [kind, code, _, _, a, b, c, d] = *header;
-    let echo = Echo {
-        ident: u16::from_be_bytes([a, b]),
-        seq: u16::from_be_bytes([c, d]),
-        payload: body,
-    };
+    let echo =
+        Echo { ident: u16::from_be_bytes([a, b]), seq: u16::from_be_bytes([c, d]), payload: body };
     let error = match (v4, kind, code) {
         (true, 8, 0) | (false, 128, 0) => return Ok(IcmpMessage::EchoRequest(echo)),
         (true, 0, 0) | (false, 129, 0) => return Ok(IcmpMessage::EchoReply(echo)),
@@ -232,14 +228,8 @@ impl RateLimiter {
 
     /// A full bucket.
     pub(crate) fn new(per_second: u32) -> Self {
-        let interval = Self::BUCKET
-            .checked_div(per_second.into())
-            .map(|nanos| nanos.max(1));
-        Self {
-            interval,
-            credit: Self::BUCKET,
-            last: Instant::ZERO,
-        }
+        let interval = Self::BUCKET.checked_div(per_second.into()).map(|nanos| nanos.max(1));
+        Self { interval, credit: Self::BUCKET, last: Instant::ZERO }
     }
 
     /// True if one more may be sent now; it counts as sent.
@@ -247,10 +237,7 @@ impl RateLimiter {
         let elapsed = now.as_nanos().saturating_sub(self.last.as_nanos());
         self.last = self.last.max(now);
         self.credit = self.credit.saturating_add(elapsed).min(Self::BUCKET);
-        match self
-            .interval
-            .and_then(|interval| self.credit.checked_sub(interval))
-        {
+        match self.interval.and_then(|interval| self.credit.checked_sub(interval)) {
             Some(rest) => {
                 self.credit = rest;
                 true
@@ -267,9 +254,7 @@ fn error_v4(kind: u8, code: u8, low: u16) -> Option<IcmpErrorKind> {
         (3, 1 | 5 | 7 | 8 | 12) => IcmpErrorKind::HostUnreachable,
         (3, 2) => IcmpErrorKind::ProtocolUnreachable,
         (3, 3) => IcmpErrorKind::PortUnreachable,
-        (3, 4) => IcmpErrorKind::PacketTooBig {
-            mtu: u32::from(low),
-        },
+        (3, 4) => IcmpErrorKind::PacketTooBig { mtu: u32::from(low) },
         (3, 9 | 10 | 13..=15) => IcmpErrorKind::AdminProhibited,
         (11, _) => IcmpErrorKind::TimeExceeded,
         (12, _) => IcmpErrorKind::ParameterProblem,
@@ -336,14 +321,7 @@ fn quoted_transport(
     let &[s0, s1, d0, d1, q0, q1, q2, q3] = transport.first_chunk::<8>()?;
     let tcp_seq = (protocol == protocol::TCP).then(|| u32::from_be_bytes([q0, q1, q2, q3]));
     let (src_port, dst_port) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
-    Some(QuotedPacket {
-        src,
-        dst,
-        protocol,
-        src_port,
-        dst_port,
-        tcp_seq,
-    })
+    Some(QuotedPacket { src, dst, protocol, src_port, dst_port, tcp_seq })
 }
 
 /// As much of a packet as fits into an error that every link carries: 576 bytes over IPv4 (RFC 1812
@@ -356,11 +334,7 @@ fn quote<'a>(original: &Packet<'a>) -> &'a [u8] {
 
 fn write_message(out: &mut [u8], src: IpAddr, dst: IpAddr, header: [u8; HEADER_LEN], body: &[u8]) {
     let (ip, message) = out.split_at_mut(ip_header_len(dst));
-    let number = if dst.is_ipv4() {
-        protocol::ICMP
-    } else {
-        protocol::ICMPV6
-    };
+    let number = if dst.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
     write_ip_header(ip, src, dst, number, message.len(), HOP_LIMIT);
     let (head, rest) = message.split_at_mut(HEADER_LEN);
     head.copy_from_slice(&header);

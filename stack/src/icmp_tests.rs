@@ -46,11 +46,7 @@ fn receive_bytes(bytes: &[u8]) -> Result<IcmpMessage<'_>, DropReason> {
 fn an_echo_request_comes_back_as_a_reply() {
     for v6 in [false, true] {
         let (us, them) = pair(v6);
-        let echo = Echo {
-            ident: 0x1234,
-            seq: 7,
-            payload: b"are you there",
-        };
+        let echo = Echo { ident: 0x1234, seq: 7, payload: b"are you there" };
         let mut request = vec![0xee; echo_len(us, echo.payload.len())];
         write_echo(&mut request, them, us, EchoKind::Request, &echo);
         assert_eq!(receive_bytes(&request), Ok(IcmpMessage::EchoRequest(echo)));
@@ -65,28 +61,14 @@ fn an_echo_request_comes_back_as_a_reply() {
             let icmp = Icmpv6Packet::new_checked(ip.payload()).unwrap();
             let parsed = Icmpv6Repr::parse(&ip.src_addr(), &ip.dst_addr(), &icmp, &caps).unwrap();
             let data = echo.payload;
-            assert_eq!(
-                parsed,
-                Icmpv6Repr::EchoReply {
-                    ident: 0x1234,
-                    seq_no: 7,
-                    data
-                }
-            );
+            assert_eq!(parsed, Icmpv6Repr::EchoReply { ident: 0x1234, seq_no: 7, data });
         } else {
             let ip = Ipv4Packet::new_checked(&reply).unwrap();
             assert!(ip.verify_checksum());
             let icmp = Icmpv4Packet::new_checked(ip.payload()).unwrap();
             let parsed = Icmpv4Repr::parse(&icmp, &caps).unwrap();
             let data = echo.payload;
-            assert_eq!(
-                parsed,
-                Icmpv4Repr::EchoReply {
-                    ident: 0x1234,
-                    seq_no: 7,
-                    data
-                }
-            );
+            assert_eq!(parsed, Icmpv4Repr::EchoReply { ident: 0x1234, seq_no: 7, data });
         }
     }
 }
@@ -162,10 +144,7 @@ fn a_refused_packet_is_recognised_by_its_sender() {
             };
             assert_eq!(receive_bytes(&error), Ok(IcmpMessage::Error(expected)));
             let error = Packet::parse(&error).unwrap();
-            assert!(
-                !may_answer_error(&error, false),
-                "never an error about an error"
-            );
+            assert!(!may_answer_error(&error, false), "never an error about an error");
             if why == Unreachable::Port {
                 smoltcp_reads_port_unreachable(&error);
             }
@@ -179,29 +158,19 @@ fn smoltcp_reads_port_unreachable(error: &Packet<'_>) {
         let icmp = Icmpv6Packet::new_checked(error.payload()).unwrap();
         assert!(icmp.verify_checksum(&src, &dst));
         let code = Icmpv6DstUnreachable::PortUnreachable.into();
-        assert_eq!(
-            (icmp.msg_type(), icmp.msg_code()),
-            (Icmpv6Message::DstUnreachable, code)
-        );
+        assert_eq!((icmp.msg_type(), icmp.msg_code()), (Icmpv6Message::DstUnreachable, code));
     } else {
         let icmp = Icmpv4Packet::new_checked(error.payload()).unwrap();
         assert!(icmp.verify_checksum());
         let code = Icmpv4DstUnreachable::PortUnreachable.into();
-        assert_eq!(
-            (icmp.msg_type(), icmp.msg_code()),
-            (Icmpv4Message::DstUnreachable, code)
-        );
+        assert_eq!((icmp.msg_type(), icmp.msg_code()), (Icmpv4Message::DstUnreachable, code));
     }
 }
 
 #[test]
 fn an_unknown_protocol_behind_extensions_is_pointed_at() {
     // Destination options, then protocol 253.
-    let original = packet(
-        true,
-        protocol::DESTINATION_OPTIONS,
-        &[253, 0, 1, 4, 0, 0, 0, 0, 1, 2],
-    );
+    let original = packet(true, protocol::DESTINATION_OPTIONS, &[253, 0, 1, 4, 0, 0, 0, 0, 1, 2]);
     let original = Packet::parse(&original).unwrap();
     let mut error = vec![0; unreachable_len(&original)];
     write_unreachable(&mut error, &original, Unreachable::Protocol);
@@ -217,10 +186,7 @@ fn later_fragments_are_not_answered() {
         bytes[10..12].fill(0);
         let sum = !checksum::sum(&bytes[..20]);
         bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-        assert_eq!(
-            may_answer_error(&Packet::parse(&bytes).unwrap(), false),
-            answered
-        );
+        assert_eq!(may_answer_error(&Packet::parse(&bytes).unwrap(), false), answered);
     }
 }
 
@@ -234,27 +200,12 @@ fn path_mtu_and_the_other_kinds() {
         other => panic!("{other:?}"),
     };
     for (header, expected) in [
-        (
-            [3, 4, 0, 0, 0, 0, 5, 0x14],
-            Some(IcmpErrorKind::PacketTooBig { mtu: 1300 }),
-        ),
-        (
-            [3, 0, 0, 0, 0, 0, 0, 0],
-            Some(IcmpErrorKind::NetUnreachable),
-        ),
-        (
-            [3, 1, 0, 0, 0, 0, 0, 0],
-            Some(IcmpErrorKind::HostUnreachable),
-        ),
-        (
-            [3, 13, 0, 0, 0, 0, 0, 0],
-            Some(IcmpErrorKind::AdminProhibited),
-        ),
+        ([3, 4, 0, 0, 0, 0, 5, 0x14], Some(IcmpErrorKind::PacketTooBig { mtu: 1300 })),
+        ([3, 0, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::NetUnreachable)),
+        ([3, 1, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::HostUnreachable)),
+        ([3, 13, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::AdminProhibited)),
         ([11, 0, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::TimeExceeded)),
-        (
-            [12, 0, 0, 0, 0, 0, 0, 0],
-            Some(IcmpErrorKind::ParameterProblem),
-        ),
+        ([12, 0, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::ParameterProblem)),
         ([5, 1, 0, 0, 0, 0, 0, 0], None),
     ] {
         assert_eq!(kind(&message(false, header, &quoted4)), expected);
@@ -262,27 +213,12 @@ fn path_mtu_and_the_other_kinds() {
     let (us6, them6) = pair(true);
     let quoted6 = between(us6, them6, protocol::UDP, &[0, 53, 0, 54, 0, 8, 0, 0]);
     for (header, expected) in [
-        (
-            [2, 0, 0, 0, 0, 0, 5, 0x14],
-            Some(IcmpErrorKind::PacketTooBig { mtu: 1300 }),
-        ),
-        (
-            [1, 0, 0, 0, 0, 0, 0, 0],
-            Some(IcmpErrorKind::NetUnreachable),
-        ),
-        (
-            [1, 1, 0, 0, 0, 0, 0, 0],
-            Some(IcmpErrorKind::AdminProhibited),
-        ),
-        (
-            [1, 3, 0, 0, 0, 0, 0, 0],
-            Some(IcmpErrorKind::HostUnreachable),
-        ),
+        ([2, 0, 0, 0, 0, 0, 5, 0x14], Some(IcmpErrorKind::PacketTooBig { mtu: 1300 })),
+        ([1, 0, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::NetUnreachable)),
+        ([1, 1, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::AdminProhibited)),
+        ([1, 3, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::HostUnreachable)),
         ([3, 0, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::TimeExceeded)),
-        (
-            [4, 0, 0, 0, 0, 0, 0, 0],
-            Some(IcmpErrorKind::ParameterProblem),
-        ),
+        ([4, 0, 0, 0, 0, 0, 0, 0], Some(IcmpErrorKind::ParameterProblem)),
         ([130, 0, 0, 0, 0, 0, 0, 0], None),
     ] {
         assert_eq!(kind(&message(true, header, &quoted6)), expected);
@@ -309,11 +245,7 @@ fn a_quote_that_is_not_ours_is_refused() {
 fn the_rate_is_limited() {
     let mut limiter = RateLimiter::new(10);
     let mut now = Instant::from_millis(50);
-    assert_eq!(
-        (0..100).filter(|_| limiter.allow(now)).count(),
-        10,
-        "a burst"
-    );
+    assert_eq!((0..100).filter(|_| limiter.allow(now)).count(), 10, "a burst");
     now += Duration::from_millis(250);
     assert_eq!((0..100).filter(|_| limiter.allow(now)).count(), 2);
     now += Duration::from_secs(3600);

@@ -14,9 +14,7 @@ pub(crate) struct IsnGenerator {
 impl IsnGenerator {
     /// A generator under `secret`, which comes from the operating system's random source.
     pub(crate) fn new(secret: [u8; 16]) -> Self {
-        Self {
-            hasher: SipHasher24::new_with_key(&secret),
-        }
+        Self { hasher: SipHasher24::new_with_key(&secret) }
     }
 
     /// `M + F(localip, localport, remoteip, remoteport, secretkey)` of RFC 6528 §3; M is a timer
@@ -149,9 +147,7 @@ mod tests {
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut device, now);
         interface.update_ip_addrs(|addresses| {
-            addresses
-                .push("10.0.0.1/24".parse::<IpCidr>().unwrap())
-                .unwrap();
+            addresses.push("10.0.0.1/24".parse::<IpCidr>().unwrap()).unwrap();
         });
         let buffer = || tcp::SocketBuffer::new(vec![0; 64]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
@@ -194,10 +190,7 @@ mod tests {
         let later = generator.isn(now + Duration::from_secs(1), local, remote);
         assert_eq!(later.wrapping_sub(first), 250_000);
         assert_ne!(first, generator.isn(now, remote, local));
-        assert_ne!(
-            first,
-            generator.isn(now, local, "10.0.0.2:3".parse().unwrap())
-        );
+        assert_ne!(first, generator.isn(now, local, "10.0.0.2:3".parse().unwrap()));
         assert_ne!(first, IsnGenerator::new([2; 16]).isn(now, local, remote));
         // The clock wraps after 4.8 hours; nothing overflows at the end of time.
         generator.isn(Instant::MAX, local, "[2001:db8::1]:2".parse().unwrap());

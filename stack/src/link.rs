@@ -50,10 +50,7 @@ pub(crate) struct Out<'a, T> {
 
 impl Link {
     pub(crate) fn new(caps: Caps, routes: Routes, neighbors: usize, random: &mut Random) -> Self {
-        let config = NeighborConfig {
-            max_entries: neighbors,
-            ..NeighborConfig::default()
-        };
+        let config = NeighborConfig { max_entries: neighbors, ..NeighborConfig::default() };
         Self {
             neighbors: NeighborTable::new(config, random.bytes(), Instant::ZERO),
             caps,
@@ -104,9 +101,7 @@ impl<T: TxQueue> Out<'_, T> {
     /// A neighbour discovery message: a whole IPv6 packet without extension headers.
     pub(crate) fn on_ndp(&mut self, packet: &[u8], link_src: MacAddr) {
         let routes = &self.link.routes;
-        match ndp::receive(packet, link_src, self.link.caps.mac, |ip| {
-            routes.is_own(ip.into())
-        }) {
+        match ndp::receive(packet, link_src, self.link.caps.mac, |ip| routes.is_own(ip.into())) {
             NdpEvent::Learn(ip, mac, source) => self.learn(ip, mac, source),
             NdpEvent::Confirm(ip) => self.link.neighbors.confirm(self.now, ip),
             NdpEvent::Answer { reply, learn } => {
@@ -125,9 +120,7 @@ impl<T: TxQueue> Out<'_, T> {
     /// answer.
     pub(crate) fn poll_neighbors(&mut self, mut lost: impl FnMut(&Packet<'_>)) {
         let mut solicits = Vec::new();
-        let Link {
-            neighbors, stats, ..
-        } = &mut *self.link;
+        let Link { neighbors, stats, .. } = &mut *self.link;
         neighbors.poll(self.now, |event| match event {
             NeighborEvent::Solicit(solicit) => solicits.push(solicit),
             NeighborEvent::Failed { dropped, .. } => {
@@ -187,11 +180,9 @@ impl<T: TxQueue> Out<'_, T> {
         }
         match self.link.routes.next_hop(dst) {
             None => Hop::None,
-            Some(hop) => self
-                .link
-                .neighbors
-                .lookup(self.now, hop)
-                .map_or(Hop::Asked(hop), Hop::Known),
+            Some(hop) => {
+                self.link.neighbors.lookup(self.now, hop).map_or(Hop::Asked(hop), Hop::Known)
+            }
         }
     }
 
@@ -202,16 +193,9 @@ impl<T: TxQueue> Out<'_, T> {
             checksum: packet
                 .checksum
                 .filter(|_| self.link.caps.tx_checksum)
-                .map(|checksum| PartialChecksum {
-                    start: checksum.start + link_len,
-                    ..checksum
-                }),
+                .map(|checksum| PartialChecksum { start: checksum.start + link_len, ..checksum }),
             segmentation: packet.segment.map(|segment| Segmentation {
-                kind: if packet.dst.is_ipv4() {
-                    SegmentKind::Tcp4
-                } else {
-                    SegmentKind::Tcp6
-                },
+                kind: if packet.dst.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
                 size: segment.size,
                 header_len: segment.header_len + link_len,
             }),
@@ -345,9 +329,5 @@ impl<T: TxQueue> Output for Out<'_, T> {
 }
 
 fn ether_type_of(address: IpAddr) -> u16 {
-    if address.is_ipv4() {
-        ETHERTYPE_IPV4
-    } else {
-        ETHERTYPE_IPV6
-    }
+    if address.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
 }

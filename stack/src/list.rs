@@ -13,10 +13,7 @@ pub(crate) struct List {
 
 impl List {
     /// A list without elements.
-    pub(crate) const EMPTY: Self = Self {
-        head: NONE,
-        tail: NONE,
-    };
+    pub(crate) const EMPTY: Self = Self { head: NONE, tail: NONE };
 
     /// The first slot: the one pushed the longest time ago.
     pub(crate) fn front(self) -> Option<u32> {
@@ -44,18 +41,9 @@ impl Links {
     pub(crate) fn push_back(&mut self, list: &mut List, slot: u32) {
         let index = slot as usize;
         if index >= self.0.len() {
-            self.0.resize(
-                index + 1,
-                Link {
-                    prev: NONE,
-                    next: NONE,
-                },
-            );
+            self.0.resize(index + 1, Link { prev: NONE, next: NONE });
         }
-        self.0[index] = Link {
-            prev: list.tail,
-            next: NONE,
-        };
+        self.0[index] = Link { prev: list.tail, next: NONE };
         match list.tail {
             NONE => list.head = slot,
             tail => self.0[tail as usize].next = slot,

@@ -28,10 +28,7 @@ pub(crate) enum NdpEvent {
     /// The neighbour answers a probe of ours without repeating its MAC address.
     Confirm(IpAddr),
     /// Somebody asks for us: answer, and hand `learn` to the neighbour table.
-    Answer {
-        reply: NdpPacket,
-        learn: Option<(IpAddr, MacAddr, Source)>,
-    },
+    Answer { reply: NdpPacket, learn: Option<(IpAddr, MacAddr, Source)> },
     /// Another station advertises this address of ours.
     Conflict(Ipv6Addr),
     /// Well-formed, and not about us: a solicitation for another node, a router message, a redirect.
@@ -85,10 +82,7 @@ pub(crate) fn solicit(
         None => (group, multicast_mac(group)),
     };
     let option = (SOURCE_LINK_ADDRESS, our_mac);
-    NdpPacket {
-        dst,
-        packet: emit(our_ip, dst_ip, SOLICITATION, 0, target, option),
-    }
+    NdpPacket { dst, packet: emit(our_ip, dst_ip, SOLICITATION, 0, target, option) }
 }
 
 /// The solicited-node group of an address, ff02::1:ffXX:XXXX (RFC 4291 §2.7.1).
@@ -110,13 +104,7 @@ fn solicited(
     our_mac: MacAddr,
     is_ours: impl Fn(Ipv6Addr) -> bool,
 ) -> NdpEvent {
-    let &Message {
-        src,
-        dst,
-        target,
-        source_link,
-        ..
-    } = message;
+    let &Message { src, dst, target, source_link, .. } = message;
     if src.is_unspecified() && (dst != solicited_node(target) || source_link.is_some()) {
         return NdpEvent::Malformed;
     }
@@ -128,18 +116,12 @@ fn solicited(
         let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
         let dst = multicast_mac(all_nodes);
         let packet = advertisement(our_mac, target, all_nodes, OVERRIDE);
-        return NdpEvent::Answer {
-            reply: NdpPacket { dst, packet },
-            learn: None,
-        };
+        return NdpEvent::Answer { reply: NdpPacket { dst, packet }, learn: None };
     }
     let learn = source_link.map(|mac| (IpAddr::V6(src), mac, Source::Request));
     let dst = source_link.unwrap_or(link_src);
     let packet = advertisement(our_mac, target, src, SOLICITED | OVERRIDE);
-    NdpEvent::Answer {
-        reply: NdpPacket { dst, packet },
-        learn,
-    }
+    NdpEvent::Answer { reply: NdpPacket { dst, packet }, learn }
 }
 
 /// RFC 4861 §7.1.2 and §7.2.5.
@@ -154,10 +136,7 @@ fn advertised(message: &Message, is_ours: impl Fn(Ipv6Addr) -> bool) -> NdpEvent
     }
     match message.target_link {
         Some(mac) => {
-            let source = Source::Advertisement {
-                solicited,
-                overrides: flags & OVERRIDE != 0,
-            };
+            let source = Source::Advertisement { solicited, overrides: flags & OVERRIDE != 0 };
             NdpEvent::Learn(IpAddr::V6(target), mac, source)
         }
         None if solicited => NdpEvent::Confirm(IpAddr::V6(target)),
@@ -215,9 +194,7 @@ impl Message {
     fn parse_options(&mut self, mut options: &[u8]) -> Option<()> {
         while let Some((&[kind, units], _)) = options.split_first_chunk::<2>() {
             // A length of zero would never end; RFC 4861 §4.6 drops the packet.
-            let option = options
-                .get(..usize::from(units) * 8)
-                .filter(|o| !o.is_empty())?;
+            let option = options.get(..usize::from(units) * 8).filter(|o| !o.is_empty())?;
             options = &options[option.len()..];
             let address = || option.get(2..8)?.first_chunk::<6>().copied().map(MacAddr);
             match kind {
@@ -236,14 +213,7 @@ fn advertisement(
     dst: Ipv6Addr,
     flags: u8,
 ) -> [u8; NDP_PACKET_LEN] {
-    emit(
-        target,
-        dst,
-        ADVERTISEMENT,
-        flags,
-        target,
-        (TARGET_LINK_ADDRESS, our_mac),
-    )
+    emit(target, dst, ADVERTISEMENT, flags, target, (TARGET_LINK_ADDRESS, our_mac))
 }
 
 fn emit(
@@ -283,10 +253,7 @@ mod tests {
     const THEM: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
     const OUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const THEIR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-    const SOLICITED_ANSWER: Source = Source::Advertisement {
-        solicited: true,
-        overrides: true,
-    };
+    const SOLICITED_ANSWER: Source = Source::Advertisement { solicited: true, overrides: true };
 
     fn receive_as_us(packet: &[u8]) -> NdpEvent {
         receive(packet, THEIR_MAC, OUR_MAC, |ip| ip == US)
@@ -310,14 +277,8 @@ mod tests {
     #[test]
     fn groups() {
         let ip: Ipv6Addr = "2001:db8::1:2:abcd:ef01".parse().unwrap();
-        assert_eq!(
-            solicited_node(ip),
-            "ff02::1:ffcd:ef01".parse::<Ipv6Addr>().unwrap()
-        );
-        assert_eq!(
-            multicast_mac(solicited_node(ip)),
-            MacAddr([0x33, 0x33, 0xff, 0xcd, 0xef, 1])
-        );
+        assert_eq!(solicited_node(ip), "ff02::1:ffcd:ef01".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(multicast_mac(solicited_node(ip)), MacAddr([0x33, 0x33, 0xff, 0xcd, 0xef, 1]));
     }
 
     #[test]
@@ -334,10 +295,7 @@ mod tests {
             NdpEvent::Learn(IpAddr::V6(US), OUR_MAC, SOLICITED_ANSWER)
         );
         let probe = solicit(OUR_MAC, US, THEM, Some(THEIR_MAC));
-        assert_eq!(
-            (probe.dst, &probe.packet[24..40]),
-            (THEIR_MAC, &THEM.octets()[..])
-        );
+        assert_eq!((probe.dst, &probe.packet[24..40]), (THEIR_MAC, &THEM.octets()[..]));
     }
 
     #[test]
@@ -356,14 +314,8 @@ mod tests {
 
     #[test]
     fn duplicate_address_detection_is_answered_to_all_nodes() {
-        let mut packet = solicit(THEIR_MAC, Ipv6Addr::UNSPECIFIED, US, None)
-            .packet
-            .to_vec();
-        assert_eq!(
-            receive_as_us(&packet),
-            NdpEvent::Malformed,
-            "with a source address option"
-        );
+        let mut packet = solicit(THEIR_MAC, Ipv6Addr::UNSPECIFIED, US, None).packet.to_vec();
+        assert_eq!(receive_as_us(&packet), NdpEvent::Malformed, "with a source address option");
         packet.truncate(64);
         let NdpEvent::Answer { reply, learn: None } = receive_as_us(&sealed(packet)) else {
             panic!("no answer");
@@ -374,10 +326,7 @@ mod tests {
             NdpEvent::Learn(
                 IpAddr::V6(US),
                 OUR_MAC,
-                Source::Advertisement {
-                    solicited: false,
-                    overrides: true
-                }
+                Source::Advertisement { solicited: false, overrides: true }
             )
         );
     }
@@ -386,10 +335,7 @@ mod tests {
     fn an_answer_without_option_confirms() {
         let mut packet = advertisement(THEIR_MAC, THEM, US, SOLICITED).to_vec();
         packet.truncate(64);
-        assert_eq!(
-            receive_as_us(&sealed(packet)),
-            NdpEvent::Confirm(IpAddr::V6(THEM))
-        );
+        assert_eq!(receive_as_us(&sealed(packet)), NdpEvent::Confirm(IpAddr::V6(THEM)));
     }
 
     #[test]
@@ -428,33 +374,13 @@ mod tests {
             receive_as_us(&sealed(packet))
         };
         assert!(matches!(with(&|_| ()), NdpEvent::Answer { .. }));
-        assert_eq!(
-            with(&|p| p[7] = 254),
-            NdpEvent::Malformed,
-            "came through a router"
-        );
-        assert_eq!(
-            with(&|p| p[65] = 0),
-            NdpEvent::Malformed,
-            "option of length zero"
-        );
-        assert_eq!(
-            with(&|p| p[65] = 2),
-            NdpEvent::Malformed,
-            "option longer than the packet"
-        );
+        assert_eq!(with(&|p| p[7] = 254), NdpEvent::Malformed, "came through a router");
+        assert_eq!(with(&|p| p[65] = 0), NdpEvent::Malformed, "option of length zero");
+        assert_eq!(with(&|p| p[65] = 2), NdpEvent::Malformed, "option longer than the packet");
         assert_eq!(with(&|p| p.push(1)), NdpEvent::Malformed, "half an option");
         assert_eq!(with(&|p| p[41] = 1), NdpEvent::Malformed, "code");
-        assert_eq!(
-            with(&|p| p[48] = 0xff),
-            NdpEvent::Malformed,
-            "multicast target"
-        );
-        assert_eq!(
-            with(&|p| p[8] = 0xff),
-            NdpEvent::Malformed,
-            "multicast source"
-        );
+        assert_eq!(with(&|p| p[48] = 0xff), NdpEvent::Malformed, "multicast target");
+        assert_eq!(with(&|p| p[8] = 0xff), NdpEvent::Malformed, "multicast source");
         assert_eq!(with(&|p| p.truncate(60)), NdpEvent::Malformed, "short");
         let mut wrong = good.clone();
         wrong[42] ^= 1;
@@ -464,11 +390,7 @@ mod tests {
         }
         let mut group = advertisement(THEIR_MAC, THEM, US, SOLICITED).to_vec();
         group[24] = 0xff;
-        assert_eq!(
-            receive_as_us(&sealed(group)),
-            NdpEvent::Malformed,
-            "solicited to a group"
-        );
+        assert_eq!(receive_as_us(&sealed(group)), NdpEvent::Malformed, "solicited to a group");
     }
 
     proptest! {

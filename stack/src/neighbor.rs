@@ -107,10 +107,7 @@ pub(crate) enum NeighborEvent {
     /// A solicitation is due.
     Solicit(Solicit),
     /// Nobody answered; these packets waited for it.
-    Failed {
-        ip: IpAddr,
-        dropped: VecDeque<Pending>,
-    },
+    Failed { ip: IpAddr, dropped: VecDeque<Pending> },
 }
 
 /// What has happened to a table.
@@ -204,8 +201,7 @@ impl NeighborTable {
         entry.used = true;
         if stale {
             entry.state = State::Delay;
-            self.timers
-                .schedule(slot, now + self.config.delay_first_probe);
+            self.timers.schedule(slot, now + self.config.delay_first_probe);
         }
         Some(entry.mac)
     }
@@ -235,15 +231,10 @@ impl NeighborTable {
         }
         let (slot, solicit) = match existing {
             Some(slot) => (slot, None),
-            None => (
-                self.start_resolution(now, ip),
-                Some(Solicit { ip, unicast: None }),
-            ),
+            None => (self.start_resolution(now, ip), Some(Solicit { ip, unicast: None })),
         };
         self.pending_bytes += packet.len();
-        self.entries[slot as usize]
-            .pending
-            .push_back(Pending { packet, meta });
+        self.entries[slot as usize].pending.push_back(Pending { packet, meta });
         Ok(solicit)
     }
 
@@ -272,13 +263,7 @@ impl NeighborTable {
             return VecDeque::new();
         };
         if self.entries[slot as usize].state == State::Incomplete {
-            let confirmed = matches!(
-                source,
-                Source::Advertisement {
-                    solicited: true,
-                    ..
-                }
-            );
+            let confirmed = matches!(source, Source::Advertisement { solicited: true, .. });
             return self.resolve(now, slot, mac, confirmed);
         }
         self.update(now, slot, mac, source);
@@ -387,8 +372,7 @@ impl NeighborTable {
         } else {
             // It is in use from this moment: probe it unless an upper layer confirms it.
             self.entries[slot as usize].state = State::Delay;
-            self.timers
-                .schedule(slot, now + self.config.delay_first_probe);
+            self.timers.schedule(slot, now + self.config.delay_first_probe);
         }
         pending
     }
@@ -401,10 +385,7 @@ impl NeighborTable {
         let asked = entry.state == State::Probe;
         let (confirms, overrides) = match source {
             Source::Request => (false, true),
-            Source::Advertisement {
-                solicited,
-                overrides,
-            } => (solicited && asked, overrides),
+            Source::Advertisement { solicited, overrides } => (solicited && asked, overrides),
         };
         if changed && !overrides {
             if matches!(entry.state, State::Reachable { .. }) {
@@ -462,36 +443,23 @@ impl NeighborTable {
 
     fn find(&self, ip: IpAddr) -> Option<u32> {
         let hash = hash(&self.hasher, ip);
-        self.index
-            .find(hash, |slot| self.entries[*slot as usize].ip == ip)
-            .copied()
+        self.index.find(hash, |slot| self.entries[*slot as usize].ip == ip).copied()
     }
 
     fn insert(&mut self, ip: IpAddr, mac: MacAddr, state: State) -> u32 {
         let pending = VecDeque::new();
-        let entry = Entry {
-            ip,
-            mac,
-            state,
-            used: false,
-            probes: 0,
-            pending,
-        };
+        let entry = Entry { ip, mac, state, used: false, probes: 0, pending };
         let slot = self.entries.insert(entry) as u32;
         let (hasher, entries) = (&self.hasher, &self.entries);
-        self.index.insert_unique(hash(hasher, ip), slot, |slot| {
-            hash(hasher, entries[*slot as usize].ip)
-        });
+        self.index
+            .insert_unique(hash(hasher, ip), slot, |slot| hash(hasher, entries[*slot as usize].ip));
         slot
     }
 
     fn remove(&mut self, slot: u32) -> VecDeque<Pending> {
         self.timers.cancel(slot);
         let entry = self.entries.remove(slot as usize);
-        if let Ok(found) = self
-            .index
-            .find_entry(hash(&self.hasher, entry.ip), |s| *s == slot)
-        {
+        if let Ok(found) = self.index.find_entry(hash(&self.hasher, entry.ip), |s| *s == slot) {
             found.remove();
         }
         if entry.state == State::Incomplete {

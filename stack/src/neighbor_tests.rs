@@ -4,14 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const REPLY: Source = Source::Advertisement {
-    solicited: true,
-    overrides: true,
-};
-const ANNOUNCEMENT: Source = Source::Advertisement {
-    solicited: false,
-    overrides: true,
-};
+const REPLY: Source = Source::Advertisement { solicited: true, overrides: true };
+const ANNOUNCEMENT: Source = Source::Advertisement { solicited: false, overrides: true };
 
 fn table(change: impl FnOnce(&mut NeighborConfig)) -> NeighborTable {
     let mut config = NeighborConfig::default();
@@ -59,25 +53,12 @@ fn sixty_four_neighbours_asked_for_at_once_all_resolve() {
     for n in 0..64 {
         assert_eq!(table.lookup(Instant::ZERO, ip(n)), None);
         let solicit = queue(&mut table, Instant::ZERO, n, 100).unwrap();
-        assert_eq!(
-            solicit,
-            Some(Solicit {
-                ip: ip(n),
-                unicast: None
-            })
-        );
-        assert_eq!(
-            queue(&mut table, Instant::ZERO, n, 50),
-            Ok(None),
-            "asked for already"
-        );
+        assert_eq!(solicit, Some(Solicit { ip: ip(n), unicast: None }));
+        assert_eq!(queue(&mut table, Instant::ZERO, n, 50), Ok(None), "asked for already");
     }
     for n in (0..64).rev() {
         let sent = table.learn(Instant::from_millis(1), ip(n), mac(n), REPLY);
-        assert_eq!(
-            sent.iter().map(|p| p.packet.len()).collect::<Vec<_>>(),
-            [100, 50]
-        );
+        assert_eq!(sent.iter().map(|p| p.packet.len()).collect::<Vec<_>>(), [100, 50]);
         assert_eq!(table.lookup(Instant::from_millis(1), ip(n)), Some(mac(n)));
     }
     assert_eq!((table.counters().resolved, table.pending_bytes), (64, 0));
@@ -88,35 +69,18 @@ fn sixty_four_neighbours_asked_for_at_once_all_resolve() {
 fn a_silent_neighbour_is_asked_three_times_then_given_up() {
     let mut table = table(|_| ());
     let address = ip(9);
-    let again = || {
-        NeighborEvent::Solicit(Solicit {
-            ip: address,
-            unicast: None,
-        })
-    };
+    let again = || NeighborEvent::Solicit(Solicit { ip: address, unicast: None });
     queue(&mut table, Instant::ZERO, 9, 10).unwrap();
     queue(&mut table, Instant::ZERO, 9, 10).unwrap();
     assert_eq!(events(&mut table, Instant::from_millis(999)), []);
     assert_eq!(events(&mut table, seconds(1)), [again()]);
     assert_eq!(events(&mut table, seconds(2)), [again()]);
     assert!(table.next_timer().unwrap() <= seconds(3));
-    let waited = || Pending {
-        packet: [9; 10].into(),
-        meta: TxMeta::default(),
-    };
-    let failed = NeighborEvent::Failed {
-        ip: address,
-        dropped: [waited(), waited()].into(),
-    };
+    let waited = || Pending { packet: [9; 10].into(), meta: TxMeta::default() };
+    let failed = NeighborEvent::Failed { ip: address, dropped: [waited(), waited()].into() };
     assert_eq!(events(&mut table, seconds(3)), [failed]);
-    assert_eq!(
-        (table.len(), table.next_timer(), table.pending_bytes),
-        (0, None, 0)
-    );
-    assert!(
-        queue(&mut table, seconds(3), 9, 10).unwrap().is_some(),
-        "a new attempt"
-    );
+    assert_eq!((table.len(), table.next_timer(), table.pending_bytes), (0, None, 0));
+    assert!(queue(&mut table, seconds(3), 9, 10).unwrap().is_some(), "a new attempt");
 }
 
 #[test]
@@ -125,25 +89,13 @@ fn a_used_stale_neighbour_is_probed_by_unicast_and_removed_if_silent() {
     make_reachable(&mut table, Instant::ZERO, 1);
     assert_eq!(table.lookup(seconds(29), ip(1)), Some(mac(1)));
     assert_eq!(table.next_timer(), None, "reachable: nothing to do");
-    assert_eq!(
-        table.lookup(seconds(31), ip(1)),
-        Some(mac(1)),
-        "stale is still used"
-    );
-    let probe = || {
-        NeighborEvent::Solicit(Solicit {
-            ip: ip(1),
-            unicast: Some(mac(1)),
-        })
-    };
+    assert_eq!(table.lookup(seconds(31), ip(1)), Some(mac(1)), "stale is still used");
+    let probe = || NeighborEvent::Solicit(Solicit { ip: ip(1), unicast: Some(mac(1)) });
     for second in [36, 37, 38] {
         assert_eq!(events(&mut table, seconds(second)), [probe()]);
     }
     assert_eq!(table.lookup(seconds(38), ip(1)), Some(mac(1)));
-    let failed = NeighborEvent::Failed {
-        ip: ip(1),
-        dropped: VecDeque::new(),
-    };
+    let failed = NeighborEvent::Failed { ip: ip(1), dropped: VecDeque::new() };
     assert_eq!(events(&mut table, seconds(39)), [failed]);
     assert_eq!(table.lookup(seconds(39), ip(1)), None);
 }
@@ -162,11 +114,7 @@ fn an_answer_or_an_upper_layer_ends_the_probing() {
         }
         assert_eq!(table.next_timer(), None);
         assert_eq!(table.lookup(seconds(65), ip(1)), Some(mac(1)));
-        assert_eq!(
-            table.next_timer(),
-            None,
-            "reachable for 30 s from the confirmation"
-        );
+        assert_eq!(table.next_timer(), None, "reachable for 30 s from the confirmation");
     }
 }
 
@@ -179,22 +127,14 @@ fn only_a_request_makes_an_entry() {
     }
     table.learn(Instant::ZERO, ip(1), mac(1), Source::Request);
     assert_eq!(table.lookup(Instant::ZERO, ip(1)), Some(mac(1)));
-    assert!(
-        table.next_timer().is_some(),
-        "it is unconfirmed, so its use leads to a probe"
-    );
+    assert!(table.next_timer().is_some(), "it is unconfirmed, so its use leads to a probe");
 }
 
 #[test]
 fn a_request_from_the_neighbour_asked_for_frees_its_packets() {
     let mut table = table(|_| ());
     queue(&mut table, Instant::ZERO, 1, 5).unwrap();
-    assert_eq!(
-        table
-            .learn(Instant::ZERO, ip(1), mac(1), Source::Request)
-            .len(),
-        1
-    );
+    assert_eq!(table.learn(Instant::ZERO, ip(1), mac(1), Source::Request).len(), 1);
     assert_eq!(table.lookup(Instant::ZERO, ip(1)), Some(mac(1)));
 }
 
@@ -202,11 +142,7 @@ fn a_request_from_the_neighbour_asked_for_frees_its_packets() {
 fn group_addresses_are_never_learned() {
     let mut table = table(|_| ());
     queue(&mut table, Instant::ZERO, 1, 5).unwrap();
-    for bad in [
-        MacAddr::BROADCAST,
-        MacAddr([1, 0, 0x5e, 0, 0, 1]),
-        MacAddr::default(),
-    ] {
+    for bad in [MacAddr::BROADCAST, MacAddr([1, 0, 0x5e, 0, 0, 1]), MacAddr::default()] {
         assert!(table.learn(Instant::ZERO, ip(1), bad, REPLY).is_empty());
     }
     let addresses = [
@@ -224,10 +160,7 @@ fn group_addresses_are_never_learned() {
 
 #[test]
 fn another_mac_address_is_taken_or_doubted_as_rfc_4861_says() {
-    let polite = Source::Advertisement {
-        solicited: true,
-        overrides: false,
-    };
+    let polite = Source::Advertisement { solicited: true, overrides: false };
     let mut table = table(|_| ());
     make_reachable(&mut table, Instant::ZERO, 1);
     // §7.2.5 I.: no override, another address: doubt, do not change.
@@ -249,44 +182,24 @@ fn another_mac_address_is_taken_or_doubted_as_rfc_4861_says() {
 fn the_newest_packets_wait() {
     let mut table = table(|config| config.max_pending_per_neighbor = 3);
     for n in 0..5_u8 {
-        table
-            .queue(Instant::ZERO, ip(1), [n].into(), TxMeta::default())
-            .unwrap();
+        table.queue(Instant::ZERO, ip(1), [n].into(), TxMeta::default()).unwrap();
     }
     let sent = table.learn(Instant::ZERO, ip(1), mac(1), REPLY);
-    assert_eq!(
-        sent.iter().map(|p| p.packet[0]).collect::<Vec<_>>(),
-        [2, 3, 4]
-    );
+    assert_eq!(sent.iter().map(|p| p.packet[0]).collect::<Vec<_>>(), [2, 3, 4]);
     assert_eq!(table.counters().displaced, 2);
-    assert_eq!(
-        queue(&mut table, Instant::ZERO, 1, 1),
-        Err(QueueError::Resolved)
-    );
+    assert_eq!(queue(&mut table, Instant::ZERO, 1, 1), Err(QueueError::Resolved));
 }
 
 #[test]
 fn waiting_bytes_are_bounded_over_all_neighbours() {
     let mut table = table(|config| config.max_pending_bytes = 100);
     assert!(queue(&mut table, Instant::ZERO, 1, 60).is_ok());
-    assert_eq!(
-        queue(&mut table, Instant::ZERO, 2, 60),
-        Err(QueueError::Bytes)
-    );
+    assert_eq!(queue(&mut table, Instant::ZERO, 2, 60), Err(QueueError::Bytes));
     assert_eq!(table.len(), 1, "a refused packet leaves nothing behind");
     assert!(queue(&mut table, Instant::ZERO, 2, 40).is_ok());
-    assert!(
-        queue(&mut table, Instant::ZERO, 1, 60).is_ok(),
-        "displaces the older one"
-    );
-    assert_eq!(
-        (table.pending_bytes, table.counters().refused_bytes),
-        (100, 1)
-    );
-    assert_eq!(
-        queue(&mut table, Instant::ZERO, 1, 101),
-        Err(QueueError::Bytes)
-    );
+    assert!(queue(&mut table, Instant::ZERO, 1, 60).is_ok(), "displaces the older one");
+    assert_eq!((table.pending_bytes, table.counters().refused_bytes), (100, 1));
+    assert_eq!(queue(&mut table, Instant::ZERO, 1, 101), Err(QueueError::Bytes));
 }
 
 #[test]
@@ -298,9 +211,7 @@ fn a_scan_of_the_subnet_does_not_touch_known_neighbours() {
     for n in 0..4 {
         make_reachable(&mut table, Instant::ZERO, n);
     }
-    let refused = (100..200)
-        .filter(|n| queue(&mut table, Instant::ZERO, *n, 1).is_err())
-        .count();
+    let refused = (100..200).filter(|n| queue(&mut table, Instant::ZERO, *n, 1).is_err()).count();
     assert_eq!((refused, table.counters().refused_incomplete), (92, 92));
     for n in 0..4 {
         assert_eq!(table.lookup(Instant::ZERO, ip(n)), Some(mac(n)));
@@ -332,10 +243,7 @@ fn our_own_need_displaces_the_oldest_even_if_all_are_in_use() {
         assert!(table.len() <= 4);
     }
     table.learn(Instant::ZERO, ip(99), mac(99), Source::Request);
-    assert_eq!(
-        (table.lookup(Instant::ZERO, ip(99)), table.counters().full),
-        (None, 1)
-    );
+    assert_eq!((table.lookup(Instant::ZERO, ip(99)), table.counters().full), (None, 1));
 }
 
 proptest! {

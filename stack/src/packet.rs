@@ -166,10 +166,7 @@ pub(crate) struct Tuple {
 impl Tuple {
     /// The same flow, seen from the other end.
     pub(crate) fn reversed(self) -> Self {
-        Self {
-            local: self.remote,
-            remote: self.local,
-        }
+        Self { local: self.remote, remote: self.local }
     }
 }
 
@@ -276,19 +273,10 @@ impl<'a> UdpDatagram<'a> {
         if dst_port == 0 || (unsummed && packet.src.is_ipv6()) {
             return Err(DropReason::MalformedUdp);
         }
-        Ok(Self {
-            packet,
-            src_port,
-            dst_port,
-            data,
-            unsummed,
-        })
+        Ok(Self { packet, src_port, dst_port, data, unsummed })
     }
 }
 
 fn ports(header: &[u8]) -> (u16, u16) {
-    (
-        u16::from_be_bytes([header[0], header[1]]),
-        u16::from_be_bytes([header[2], header[3]]),
-    )
+    (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]))
 }

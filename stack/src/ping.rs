@@ -84,10 +84,7 @@ impl Pings {
         reply: EchoReply,
         wakes: &mut Vec<Waker>,
     ) -> Result<(), DropReason> {
-        let socket = self
-            .sockets
-            .get_mut(usize::from(ident))
-            .ok_or(DropReason::PingUnclaimed)?;
+        let socket = self.sockets.get_mut(usize::from(ident)).ok_or(DropReason::PingUnclaimed)?;
         if socket.replies.len() >= QUEUE {
             return Err(DropReason::PingUnclaimed);
         }

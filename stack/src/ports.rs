@@ -118,19 +118,13 @@ mod tests {
         });
         assert_eq!((none, tried), (None, 1000));
         // One comes free, it is found.
-        assert_eq!(
-            allocator.pick(local(), remote(80), |p| p != 40_123),
-            Some(40_123)
-        );
+        assert_eq!(allocator.pick(local(), remote(80), |p| p != 40_123), Some(40_123));
     }
 
     #[test]
     fn edges_of_the_range() {
         let mut all = PortAllocator::new(0..=u16::MAX, [1; 16]);
-        assert_eq!(
-            all.pick(local(), remote(1), |p| p != u16::MAX),
-            Some(u16::MAX)
-        );
+        assert_eq!(all.pick(local(), remote(1), |p| p != u16::MAX), Some(u16::MAX));
         assert_eq!(all.pick(local(), remote(1), |p| p != 0), Some(0));
         let mut one = PortAllocator::new(7..=7, [1; 16]);
         assert_eq!(one.pick(local(), remote(1), |_| false), Some(7));
@@ -158,10 +152,6 @@ mod tests {
         let ports: HashSet<u16> = (0..100).map(|n| first(1, n)).collect();
         assert!(ports.len() > 90, "{} different ports of 100", ports.len());
         let secrets: HashSet<u16> = (0..100).map(|n| first(n, 1)).collect();
-        assert!(
-            secrets.len() > 90,
-            "{} different ports of 100",
-            secrets.len()
-        );
+        assert!(secrets.len() > 90, "{} different ports of 100", secrets.len());
     }
 }

@@ -220,12 +220,7 @@ impl Reassembler {
             IpAddr::V4(_) => (packet.protocol, self.config.timeout_v4),
             IpAddr::V6(_) => (0, self.config.timeout_v6),
         };
-        let key = Key {
-            src: packet.src,
-            dst: packet.dst,
-            id: fragment.id,
-            protocol,
-        };
+        let key = Key { src: packet.src, dst: packet.dst, id: fragment.id, protocol };
         let hash = key.hash(&self.hasher);
         let same = |slot: &u32| self.datagrams[*slot as usize].key == key;
         if let Some(slot) = self.index.find(hash, same) {
@@ -234,9 +229,7 @@ impl Reassembler {
         while self.datagrams.len() >= self.config.max_datagrams.max(1) && self.evict_oldest() {}
         let slot = self.datagrams.insert(Datagram::new(key, now + timeout)) as u32;
         let (hasher, datagrams) = (&self.hasher, &self.datagrams);
-        self.index.insert_unique(hash, slot, |slot| {
-            datagrams[*slot as usize].key.hash(hasher)
-        });
+        self.index.insert_unique(hash, slot, |slot| datagrams[*slot as usize].key.hash(hasher));
         self.links.push_back(&mut self.ages[key.family()], slot);
         slot
     }
@@ -256,14 +249,10 @@ impl Reassembler {
 
     fn remove(&mut self, slot: u32) -> Datagram {
         let datagram = self.datagrams.remove(slot as usize);
-        if let Ok(found) = self
-            .index
-            .find_entry(datagram.key.hash(&self.hasher), |s| *s == slot)
-        {
+        if let Ok(found) = self.index.find_entry(datagram.key.hash(&self.hasher), |s| *s == slot) {
             found.remove();
         }
-        self.links
-            .remove(&mut self.ages[datagram.key.family()], slot);
+        self.links.remove(&mut self.ages[datagram.key.family()], slot);
         self.bytes -= datagram.cost();
         datagram
     }
@@ -335,9 +324,7 @@ impl Datagram {
         let index = self.pieces.partition_point(|piece| piece.offset < offset);
         let (before, after) = self.pieces.split_at(index);
         let is_last = !fragment.more;
-        if let Some(same) = after
-            .first()
-            .filter(|p| p.offset == offset && *p.data == *data)
+        if let Some(same) = after.first().filter(|p| p.offset == offset && *p.data == *data)
             && (self.total == Some(same.end())) == is_last
         {
             return Ok(Added::Duplicate);
@@ -365,26 +352,13 @@ impl Datagram {
         }
         self.ecn |= 1 << ecn(packet);
         self.received += data.len();
-        self.pieces.insert(
-            index,
-            Piece {
-                offset,
-                data: data.into(),
-            },
-        );
+        self.pieces.insert(index, Piece { offset, data: data.into() });
         // Nothing overlaps, so the bytes are all there if there are enough of them.
-        Ok(if self.total == Some(self.received) {
-            Added::Complete
-        } else {
-            Added::Incomplete
-        })
+        Ok(if self.total == Some(self.received) { Added::Complete } else { Added::Incomplete })
     }
 
     fn discard(&mut self) {
-        *self = Self {
-            discarded: true,
-            ..Self::new(self.key, self.deadline)
-        };
+        *self = Self { discarded: true, ..Self::new(self.key, self.deadline) };
     }
 
     /// Writes the packet that never was cut.

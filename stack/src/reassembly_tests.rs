@@ -66,14 +66,7 @@ fn payload(len: usize) -> Vec<u8> {
 #[test]
 fn a_datagram_becomes_whole_in_any_order_over_both_versions() {
     let data = payload(24);
-    for order in [
-        [0, 1, 2],
-        [0, 2, 1],
-        [1, 0, 2],
-        [1, 2, 0],
-        [2, 0, 1],
-        [2, 1, 0],
-    ] {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         for family in [4, 6] {
             let mut r = reassembler(|_| ());
             let mut whole = None;
@@ -100,48 +93,23 @@ fn a_datagram_becomes_whole_in_any_order_over_both_versions() {
 #[test]
 fn datagrams_of_different_ids_do_not_mix() {
     let mut r = reassembler(|_| ());
-    assert_eq!(
-        insert(&mut r, Instant::ZERO, &v4(1, 0, true, &[1; 8])),
-        Ok(None)
-    );
-    assert_eq!(
-        insert(&mut r, Instant::ZERO, &v4(2, 8, false, &[2; 8])),
-        Ok(None)
-    );
+    assert_eq!(insert(&mut r, Instant::ZERO, &v4(1, 0, true, &[1; 8])), Ok(None));
+    assert_eq!(insert(&mut r, Instant::ZERO, &v4(2, 8, false, &[2; 8])), Ok(None));
     assert_eq!(r.len(), 2);
-    assert!(
-        insert(&mut r, Instant::ZERO, &v4(1, 8, false, &[3; 8]))
-            .unwrap()
-            .is_some()
-    );
+    assert!(insert(&mut r, Instant::ZERO, &v4(1, 8, false, &[3; 8])).unwrap().is_some());
 }
 
 #[test]
 fn lengths_no_sender_produces_are_dropped() {
     let mut r = reassembler(|_| ());
     let malformed = Err(DropReason::FragmentMalformed);
-    assert_eq!(
-        insert(&mut r, Instant::ZERO, &v4(1, 0, true, &[1; 9])),
-        malformed
-    );
-    assert_eq!(
-        insert(&mut r, Instant::ZERO, &v4(1, 8, false, &[])),
-        malformed
-    );
-    assert_eq!(
-        insert(&mut r, Instant::ZERO, &v6(1, 8, true, &[])),
-        malformed
-    );
+    assert_eq!(insert(&mut r, Instant::ZERO, &v4(1, 0, true, &[1; 9])), malformed);
+    assert_eq!(insert(&mut r, Instant::ZERO, &v4(1, 8, false, &[])), malformed);
+    assert_eq!(insert(&mut r, Instant::ZERO, &v6(1, 8, true, &[])), malformed);
     // The ping of death.
     let too_long = Err(DropReason::FragmentMalformed);
-    assert_eq!(
-        insert(&mut r, Instant::ZERO, &v4(1, 65_512, false, &[1; 8])),
-        too_long
-    );
-    assert_eq!(
-        insert(&mut r, Instant::ZERO, &v6(1, 65_528, false, &[1; 8])),
-        too_long
-    );
+    assert_eq!(insert(&mut r, Instant::ZERO, &v4(1, 65_512, false, &[1; 8])), too_long);
+    assert_eq!(insert(&mut r, Instant::ZERO, &v6(1, 65_528, false, &[1; 8])), too_long);
     assert_eq!(r.len(), 0);
 }
 
@@ -150,20 +118,12 @@ fn an_overlap_discards_the_datagram_for_good() {
     let mut r = reassembler(|_| ());
     let zero = Instant::ZERO;
     assert_eq!(insert(&mut r, zero, &v6(1, 0, true, &[1; 16])), Ok(None));
-    assert_eq!(
-        insert(&mut r, zero, &v6(1, 8, false, &[2; 16])),
-        Err(DropReason::FragmentOverlap)
-    );
+    assert_eq!(insert(&mut r, zero, &v6(1, 8, false, &[2; 16])), Err(DropReason::FragmentOverlap));
     for bytes in [v6(1, 0, true, &[1; 16]), v6(1, 16, false, &[2; 8])] {
-        assert_eq!(
-            insert(&mut r, zero, &bytes),
-            Err(DropReason::FragmentOverlap)
-        );
+        assert_eq!(insert(&mut r, zero, &bytes), Err(DropReason::FragmentOverlap));
     }
     assert_eq!((r.len(), r.bytes), (1, 0), "a tombstone holds no data");
-    r.poll(Instant::from_millis(60_000), |_| {
-        panic!("nothing to report")
-    });
+    r.poll(Instant::from_millis(60_000), |_| panic!("nothing to report"));
     assert_eq!(r.len(), 0);
 }
 
@@ -193,17 +153,10 @@ fn fragments_that_contradict_each_other_discard_the_datagram() {
 fn an_exact_duplicate_is_ignored() {
     let mut r = reassembler(|_| ());
     for _ in 0..3 {
-        assert_eq!(
-            insert(&mut r, Instant::ZERO, &v4(1, 8, false, &[2; 5])),
-            Ok(None)
-        );
+        assert_eq!(insert(&mut r, Instant::ZERO, &v4(1, 8, false, &[2; 5])), Ok(None));
     }
     assert_eq!(r.counters().duplicates, 2);
-    assert!(
-        insert(&mut r, Instant::ZERO, &v4(1, 0, true, &[1; 8]))
-            .unwrap()
-            .is_some()
-    );
+    assert!(insert(&mut r, Instant::ZERO, &v4(1, 0, true, &[1; 8])).unwrap().is_some());
 }
 
 #[test]
@@ -233,23 +186,11 @@ fn a_flood_is_bounded_and_the_oldest_goes_first() {
         config.max_bytes = 3000;
     });
     for id in 0..1000 {
-        insert(
-            &mut r,
-            Instant::from_millis(u64::from(id)),
-            &v4(id, 0, true, &[0; 200]),
-        )
-        .unwrap();
+        insert(&mut r, Instant::from_millis(u64::from(id)), &v4(id, 0, true, &[0; 200])).unwrap();
         assert!(r.len() <= 10 && r.bytes <= 3000);
     }
-    assert_eq!(
-        dropped(&mut r, Instant::from_millis(1000)),
-        [DropReason::FragmentMemory; 990]
-    );
-    let newest = insert(
-        &mut r,
-        Instant::from_millis(1000),
-        &v4(999, 200, false, &[1; 8]),
-    );
+    assert_eq!(dropped(&mut r, Instant::from_millis(1000)), [DropReason::FragmentMemory; 990]);
+    let newest = insert(&mut r, Instant::from_millis(1000), &v4(999, 200, false, &[1; 8]));
     assert!(newest.unwrap().is_some());
     let mut small = reassembler(|config| config.max_bytes = 100);
     let result = insert(&mut small, Instant::ZERO, &v4(1, 0, true, &[0; 200]));
@@ -260,10 +201,7 @@ fn a_flood_is_bounded_and_the_oldest_goes_first() {
 fn tiny_fragments_are_bounded() {
     let mut r = reassembler(|config| config.max_fragments = 4);
     for n in 0..4 {
-        assert_eq!(
-            insert(&mut r, Instant::ZERO, &v4(1, n * 16, true, &[0; 8])),
-            Ok(None)
-        );
+        assert_eq!(insert(&mut r, Instant::ZERO, &v4(1, n * 16, true, &[0; 8])), Ok(None));
     }
     let result = insert(&mut r, Instant::ZERO, &v4(1, 64, true, &[0; 8]));
     assert_eq!((result, r.bytes), (Err(DropReason::FragmentMemory), 0));
@@ -284,20 +222,13 @@ fn congestion_marks_are_merged() {
     let ecn = |packet: Option<Vec<u8>>| packet.unwrap()[1];
     assert_eq!(whole(0b10, 0b11).map(ecn), Ok(0b11));
     assert_eq!(whole(0b10, 0b10).map(ecn), Ok(0b10));
-    assert_eq!(
-        whole(0b00, 0b11).map(ecn),
-        Err(DropReason::FragmentMalformed)
-    );
+    assert_eq!(whole(0b00, 0b11).map(ecn), Err(DropReason::FragmentMalformed));
 }
 
 /// Cut points in units of 8 bytes, and an order of delivery with repetitions.
 fn deliveries() -> impl Strategy<Value = (usize, Vec<usize>, Vec<usize>)> {
     let cuts = proptest::collection::btree_set(1_usize..60, 1..12);
-    (
-        481_usize..600,
-        cuts,
-        proptest::collection::vec(any::<usize>(), 40),
-    )
+    (481_usize..600, cuts, proptest::collection::vec(any::<usize>(), 40))
         .prop_map(|(len, cuts, order)| (len, cuts.into_iter().map(|c| c * 8).collect(), order))
 }
 

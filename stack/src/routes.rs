@@ -13,10 +13,7 @@ pub(crate) struct Routes {
 
 impl Routes {
     pub(crate) fn new(addresses: Vec<IpNet>, gateways: Vec<IpAddr>) -> Self {
-        Self {
-            addresses,
-            gateways,
-        }
+        Self { addresses, gateways }
     }
 
     pub(crate) fn addresses(&self) -> &[IpNet] {
@@ -55,10 +52,7 @@ impl Routes {
         if on_link {
             return Some(dst);
         }
-        self.gateways
-            .iter()
-            .copied()
-            .find(|gateway| gateway.is_ipv4() == dst.is_ipv4())
+        self.gateways.iter().copied().find(|gateway| gateway.is_ipv4() == dst.is_ipv4())
     }
 
     /// The own address to talk to `dst` from: one on the network of the next hop, else the first of
@@ -82,24 +76,7 @@ impl Routes {
 /// The link-local address of an interface identifier made from a MAC (RFC 4291 appendix A).
 pub(crate) fn link_local(mac: underpass_devices::MacAddr) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
-    Ipv6Addr::from([
-        0xfe,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a ^ 2,
-        b,
-        c,
-        0xff,
-        0xfe,
-        d,
-        e,
-        f,
-    ])
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -145,13 +122,7 @@ mod tests {
     #[test]
     fn broadcasts_multicasts_and_ourselves_are_no_peers() {
         let routes = routes();
-        for address in [
-            "255.255.255.255",
-            "10.0.0.255",
-            "224.0.0.1",
-            "0.0.0.0",
-            "127.0.0.1",
-        ] {
+        for address in ["255.255.255.255", "10.0.0.255", "224.0.0.1", "0.0.0.0", "127.0.0.1"] {
             assert!(!routes.is_peer(ip(address)), "{address}");
         }
         assert!(!routes.is_peer(ip("10.0.0.2")));

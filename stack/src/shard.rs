@@ -41,19 +41,9 @@ impl<D: Device> Shard<D> {
         let (sender, receiver) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;
         receiver.set_nonblocking(true)?;
-        let bell = Bell {
-            rung: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
-            sender,
-            receiver,
-        };
-        Ok(Self {
-            device,
-            shared: Arc::new(Shared {
-                core: Mutex::new(core),
-                bell,
-            }),
-        })
+        let bell =
+            Bell { rung: AtomicBool::new(false), asleep: AtomicBool::new(false), sender, receiver };
+        Ok(Self { device, shared: Arc::new(Shared { core: Mutex::new(core), bell }) })
     }
 
     /// One round: takes a burst of frames, runs the timers due at `now`, sends what is ready, and

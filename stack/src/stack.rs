@@ -117,18 +117,12 @@ impl Builder {
         let busy_poll = self.busy_poll;
         let (stack, shard) = self.build_shard(device)?;
         let stop = Arc::clone(&stack.0.stop);
-        let driver = thread::Builder::new()
-            .name("underpass".into())
-            .spawn(move || {
-                if let Err(error) = driver::run(shard, &stop, busy_poll) {
-                    tracing::error!("the stack has stopped: {error}");
-                }
-            })?;
-        *stack
-            .0
-            .driver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(driver);
+        let driver = thread::Builder::new().name("underpass".into()).spawn(move || {
+            if let Err(error) = driver::run(shard, &stop, busy_poll) {
+                tracing::error!("the stack has stopped: {error}");
+            }
+        })?;
+        *stack.0.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
         Ok(stack)
     }
 
@@ -196,18 +190,10 @@ impl Stack {
         if address.ip().is_unspecified() || self.0.routes.is_own(address.ip()) {
             return Ok(());
         }
-        let own: Vec<String> = self
-            .addresses()
-            .iter()
-            .map(|net| net.addr().to_string())
-            .collect();
+        let own: Vec<String> = self.addresses().iter().map(|net| net.addr().to_string()).collect();
         Err(io::Error::new(
             io::ErrorKind::AddrNotAvailable,
-            format!(
-                "{} is not an address of this stack (it has {})",
-                address.ip(),
-                own.join(", ")
-            ),
+            format!("{} is not an address of this stack (it has {})", address.ip(), own.join(", ")),
         ))
     }
 
@@ -234,11 +220,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         self.shard.ring();
-        let driver = self
-            .driver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The last handle may be dropped by a task that the driver itself has woken.
         if let Some(driver) = driver.filter(|driver| driver.thread().id() != thread::current().id())
         {
@@ -248,21 +230,11 @@ impl Drop for Inner {
 }
 
 fn check_limits(limits: &Limits) -> Result<(), BuildError> {
-    let Limits {
-        flows,
-        send_buffer,
-        recv_buffer,
-        udp_datagrams,
-        neighbors,
-        ..
-    } = limits;
+    let Limits { flows, send_buffer, recv_buffer, udp_datagrams, neighbors, .. } = limits;
     if *recv_buffer > 1 << 30 || *send_buffer > 1 << 30 {
         return Err(BuildError::BadLimit("of a TCP buffer is 1 GiB"));
     }
-    if [flows, send_buffer, recv_buffer, udp_datagrams, neighbors]
-        .into_iter()
-        .any(|l| *l == 0)
-    {
+    if [flows, send_buffer, recv_buffer, udp_datagrams, neighbors].into_iter().any(|l| *l == 0) {
         return Err(BuildError::BadLimit(
             "on flows, buffers, datagrams and neighbours is at least 1",
         ));
@@ -292,10 +264,7 @@ fn check_addresses(addresses: &[IpNet]) -> Result<(), BuildError> {
 
 fn check_gateways(gateways: &[IpAddr], addresses: &[IpNet]) -> Result<(), BuildError> {
     for (n, gateway) in gateways.iter().enumerate() {
-        if gateways[..n]
-            .iter()
-            .any(|other| other.is_ipv4() == gateway.is_ipv4())
-        {
+        if gateways[..n].iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
             return Err(BuildError::SecondGateway(*gateway));
         }
         if !addresses.iter().any(|net| net.contains(gateway)) {

@@ -110,11 +110,7 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 impl Drops {
     /// Reasons that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL
-            .iter()
-            .copied()
-            .map(|r| (r, self[r]))
-            .filter(|(_, count)| *count > 0)
+        DropReason::ALL.iter().copied().map(|r| (r, self[r])).filter(|(_, count)| *count > 0)
     }
 
     /// All drops together.
@@ -194,17 +190,8 @@ impl fmt::Display for Stats {
             self.drops.total(),
         )?;
         for (n, (reason, count)) in self.drops.iter().enumerate() {
-            write!(
-                f,
-                "{}{} {count}",
-                if n == 0 { " (" } else { ", " },
-                reason.name()
-            )?;
+            write!(f, "{}{} {count}", if n == 0 { " (" } else { ", " }, reason.name())?;
         }
-        if self.drops.total() > 0 {
-            f.write_str(")")
-        } else {
-            Ok(())
-        }
+        if self.drops.total() > 0 { f.write_str(")") } else { Ok(()) }
     }
 }

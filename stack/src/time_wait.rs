@@ -87,13 +87,7 @@ impl TimeWaitTable {
         }
         let last_ack = millis(now).wrapping_sub(ACK_INTERVAL);
         let expires = now + self.timeout;
-        let entry = Entry {
-            key,
-            snd_nxt,
-            rcv_nxt,
-            last_ack,
-            expires,
-        };
+        let entry = Entry { key, snd_nxt, rcv_nxt, last_ack, expires };
         let slot = self.entries.insert(entry) as u32;
         let (hasher, entries) = (&self.hasher, &self.entries);
         self.index.insert_unique(hasher.hash(&key.0), slot, |slot| {
@@ -116,10 +110,7 @@ impl TimeWaitTable {
         let slot = self.find(Key::new(&segment.tuple))?;
         let entry = &mut self.entries[slot as usize];
         let (seq, flags) = (segment.seq, segment.flags);
-        let ack = TimeWaitAction::Ack {
-            seq: entry.snd_nxt,
-            ack: entry.rcv_nxt,
-        };
+        let ack = TimeWaitAction::Ack { seq: entry.snd_nxt, ack: entry.rcv_nxt };
         if flags.rst() {
             // A reset would let old segments into a new incarnation (RFC 1337).
             return Some(TimeWaitAction::Ignore);
@@ -158,9 +149,7 @@ impl TimeWaitTable {
 
     /// When to call [`poll`](Self::poll) next.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.ages
-            .front()
-            .map(|slot| self.entries[slot as usize].expires)
+        self.ages.front().map(|slot| self.entries[slot as usize].expires)
     }
 
     /// Connections in TIME-WAIT.
@@ -181,10 +170,7 @@ impl TimeWaitTable {
     fn remove(&mut self, slot: u32) {
         let entry = self.entries.remove(slot as usize);
         self.links.remove(&mut self.ages, slot);
-        if let Ok(found) = self
-            .index
-            .find_entry(self.hasher.hash(&entry.key.0), |s| *s == slot)
-        {
+        if let Ok(found) = self.index.find_entry(self.hasher.hash(&entry.key.0), |s| *s == slot) {
             found.remove();
         }
     }
@@ -236,10 +222,7 @@ mod tests {
 
     fn tuple(port: u16) -> Tuple {
         let local = "10.0.0.1:80".parse().unwrap();
-        Tuple {
-            local,
-            remote: SocketAddr::new("10.0.0.2".parse().unwrap(), port),
-        }
+        Tuple { local, remote: SocketAddr::new("10.0.0.2".parse().unwrap(), port) }
     }
 
     fn table(max: usize) -> TimeWaitTable {
@@ -274,10 +257,7 @@ mod tests {
         table
     }
 
-    const ANSWER: Option<TimeWaitAction> = Some(TimeWaitAction::Ack {
-        seq: SND_NXT,
-        ack: RCV_NXT,
-    });
+    const ANSWER: Option<TimeWaitAction> = Some(TimeWaitAction::Ack { seq: SND_NXT, ack: RCV_NXT });
     const NOTHING: Option<TimeWaitAction> = Some(TimeWaitAction::Ignore);
 
     #[test]
@@ -299,17 +279,11 @@ mod tests {
         table.insert(Instant::from_millis(1), &tuple(2), 7, 7);
         for second in [10, 10, 30] {
             let now = Instant::from_millis(second * 1000);
-            assert_eq!(
-                receive(&mut table, now, 1, RCV_NXT - 1, FIN | ACK, 0),
-                ANSWER
-            );
+            assert_eq!(receive(&mut table, now, 1, RCV_NXT - 1, FIN | ACK, 0), ANSWER);
         }
         // With its last data.
         let now = Instant::from_millis(40_000);
-        assert_eq!(
-            receive(&mut table, now, 1, RCV_NXT - 4, FIN | ACK, 3),
-            ANSWER
-        );
+        assert_eq!(receive(&mut table, now, 1, RCV_NXT - 4, FIN | ACK, 3), ANSWER);
         table.poll(Instant::from_millis(99_999));
         assert!(table.contains(&tuple(1)) && !table.contains(&tuple(2)));
         table.poll(Instant::from_millis(100_000));
@@ -320,10 +294,7 @@ mod tests {
     fn a_reset_does_not_assassinate() {
         let mut table = with_one();
         for flags in [RST, RST | ACK, RST | SYN] {
-            assert_eq!(
-                receive(&mut table, Instant::ZERO, 1, RCV_NXT, flags, 0),
-                NOTHING
-            );
+            assert_eq!(receive(&mut table, Instant::ZERO, 1, RCV_NXT, flags, 0), NOTHING);
         }
         assert!(table.contains(&tuple(1)));
     }
@@ -337,11 +308,8 @@ mod tests {
             (RCV_NXT.wrapping_sub(100), false),
         ] {
             let mut table = with_one();
-            let expected = if reopens {
-                Some(TimeWaitAction::Reopen { snd_nxt: SND_NXT })
-            } else {
-                ANSWER
-            };
+            let expected =
+                if reopens { Some(TimeWaitAction::Reopen { snd_nxt: SND_NXT }) } else { ANSWER };
             assert_eq!(receive(&mut table, Instant::ZERO, 1, seq, SYN, 0), expected);
             assert_eq!(table.contains(&tuple(1)), !reopens);
         }
@@ -375,11 +343,7 @@ mod tests {
         assert_eq!((table.len(), table.evicted()), (100, 900));
         assert!(table.contains(&tuple(901)) && !table.contains(&tuple(900)));
         table.insert(Instant::from_millis(1000), &tuple(950), 3, 4);
-        assert_eq!(
-            (table.len(), table.evicted()),
-            (100, 900),
-            "replaced, not added"
-        );
+        assert_eq!((table.len(), table.evicted()), (100, 900), "replaced, not added");
     }
 
     proptest! {

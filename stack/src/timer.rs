@@ -50,9 +50,8 @@ struct Timer {
 impl TimerWheel {
     /// An empty wheel that starts at `now`. A granularity below 65.536 µs counts as that.
     pub(crate) fn new(granularity: Duration, now: Instant) -> Self {
-        let granularity = u64::try_from(granularity.as_nanos())
-            .unwrap_or(u64::MAX)
-            .max(MIN_GRANULARITY);
+        let granularity =
+            u64::try_from(granularity.as_nanos()).unwrap_or(u64::MAX).max(MIN_GRANULARITY);
         Self {
             granularity,
             now: now.as_nanos() / granularity,
@@ -68,11 +67,7 @@ impl TimerWheel {
     pub(crate) fn schedule(&mut self, key: u32, at: Instant) {
         let index = key as usize;
         if index >= self.timers.len() {
-            let idle = Timer {
-                deadline: 0,
-                filed: 0,
-                slot: IDLE,
-            };
+            let idle = Timer { deadline: 0, filed: 0, slot: IDLE };
             self.timers.resize(index + 1, idle);
         }
         let deadline = at.as_nanos().div_ceil(self.granularity).min(LAST_TICK);
@@ -97,9 +92,7 @@ impl TimerWheel {
 
     /// True if `key` has a timer.
     pub(crate) fn is_armed(&self, key: u32) -> bool {
-        self.timers
-            .get(key as usize)
-            .is_some_and(|t| t.slot != IDLE)
+        self.timers.get(key as usize).is_some_and(|t| t.slot != IDLE)
     }
 
     /// Number of armed timers.
@@ -127,11 +120,8 @@ impl TimerWheel {
         if self.armed == 0 {
             return None;
         }
-        let tick = if self.lists[usize::from(DUE)].is_empty() {
-            self.next_tick()?
-        } else {
-            self.now
-        };
+        let tick =
+            if self.lists[usize::from(DUE)].is_empty() { self.next_tick()? } else { self.now };
         Some(Instant::from_nanos(tick.saturating_mul(self.granularity)))
     }
 

@@ -66,10 +66,7 @@ impl Udp {
         if self.sockets.len() >= self.limits.udp_sockets {
             return Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
-                format!(
-                    "the limit of {} UDP sockets is reached",
-                    self.limits.udp_sockets
-                ),
+                format!("the limit of {} UDP sockets is reached", self.limits.udp_sockets),
             ));
         }
         let port = match local.port() {
@@ -150,10 +147,7 @@ impl Udp {
         if data.len() > longest {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!(
-                    "a datagram to {peer} holds at most {longest} bytes, not {}",
-                    data.len()
-                ),
+                format!("a datagram to {peer} holds at most {longest} bytes, not {}", data.len()),
             ));
         }
         let Ok(slot) = socket.outgoing.enqueue(data.len(), Ends { peer, own }) else {
@@ -207,35 +201,25 @@ impl Udp {
         let local = |id: &u32| self.sockets[*id as usize].local.ip();
         let exact = at_port.iter().find(|id| local(id) == dst.ip());
         let any = |ip: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || dst.is_ipv4());
-        exact
-            .or_else(|| at_port.iter().find(|id| any(local(id))))
-            .copied()
+        exact.or_else(|| at_port.iter().find(|id| any(local(id)))).copied()
     }
 
     fn is_used(&self, local: SocketAddr) -> bool {
         self.by_port.get(&local.port()).is_some_and(|at_port| {
-            at_port
-                .iter()
-                .any(|id| self.sockets[*id as usize].local.ip() == local.ip())
+            at_port.iter().any(|id| self.sockets[*id as usize].local.ip() == local.ip())
         })
     }
 
     fn ephemeral(&mut self) -> io::Result<u16> {
         for _ in EPHEMERAL {
             let port = self.next_ephemeral;
-            self.next_ephemeral = if port == *EPHEMERAL.end() {
-                *EPHEMERAL.start()
-            } else {
-                port + 1
-            };
+            self.next_ephemeral =
+                if port == *EPHEMERAL.end() { *EPHEMERAL.start() } else { port + 1 };
             if !self.by_port.contains_key(&port) {
                 return Ok(port);
             }
         }
-        Err(io::Error::new(
-            io::ErrorKind::AddrNotAvailable,
-            "every ephemeral UDP port is in use",
-        ))
+        Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "every ephemeral UDP port is in use"))
     }
 }
 
@@ -256,10 +240,7 @@ fn write_datagram(own: SocketAddr, peer: SocketAddr, data: &[u8], out: &mut impl
     let outgoing = Outgoing {
         dst: peer.ip(),
         len: header_len + udp_len,
-        checksum: Some(PartialChecksum {
-            start: header_len as u16,
-            offset: 6,
-        }),
+        checksum: Some(PartialChecksum { start: header_len as u16, offset: 6 }),
         segment: None,
     };
     out.packet(outgoing, |packet| {

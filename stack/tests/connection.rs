@@ -17,9 +17,7 @@ fn world() -> World {
 
 fn read_now(stream: &TcpStream) -> io::Result<Vec<u8>> {
     let mut buffer = [0; 1000];
-    (&mut &*stream)
-        .read(&mut buffer)
-        .map(|len| buffer[..len].to_vec())
+    (&mut &*stream).read(&mut buffer).map(|len| buffer[..len].to_vec())
 }
 
 fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> io::ErrorKind {
@@ -86,10 +84,7 @@ fn abort_resets_the_peer() {
 fn a_closed_port_refuses() {
     let mut world = world();
     let stream = start(&world, "10.0.0.2:81");
-    assert_eq!(
-        kind(outcome(&mut world, &stream)),
-        io::ErrorKind::ConnectionRefused
-    );
+    assert_eq!(kind(outcome(&mut world, &stream)), io::ErrorKind::ConnectionRefused);
     assert_eq!(world.right.stats().drops[DropReason::TcpClosedPort], 1);
 }
 
@@ -97,15 +92,8 @@ fn a_closed_port_refuses() {
 fn an_absent_neighbour_is_an_unreachable_host() {
     let mut world = world();
     let stream = start(&world, "10.0.0.77:80");
-    assert_eq!(
-        kind(outcome(&mut world, &stream)),
-        io::ErrorKind::HostUnreachable
-    );
-    assert!(
-        world.now.as_micros() < 5_000_000,
-        "took until {}",
-        world.now
-    );
+    assert_eq!(kind(outcome(&mut world, &stream)), io::ErrorKind::HostUnreachable);
+    assert!(world.now.as_micros() < 5_000_000, "took until {}", world.now);
 }
 
 #[test]
@@ -126,9 +114,7 @@ fn a_peer_that_vanishes_fails_the_writer() {
     (&near).write_all(b"into the void").unwrap();
     let mut error = None;
     world.run_until("time-out", Duration::from_secs(300), || {
-        error = read_now(&near)
-            .err()
-            .filter(|e| e.kind() != io::ErrorKind::WouldBlock);
+        error = read_now(&near).err().filter(|e| e.kind() != io::ErrorKind::WouldBlock);
         error.is_some()
     });
     assert_eq!(error.unwrap().kind(), io::ErrorKind::TimedOut);
@@ -139,24 +125,12 @@ fn addresses_and_ports_are_checked() {
     let world = world();
     let bind = |text: &str| TcpListener::bind(&world.right, text.parse().unwrap());
     let _listener = bind("10.0.0.2:80").unwrap();
-    assert_eq!(
-        kind(bind("10.0.0.2:80").map(drop)),
-        io::ErrorKind::AddrInUse
-    );
-    assert_eq!(
-        kind(bind("10.9.9.9:80").map(drop)),
-        io::ErrorKind::AddrNotAvailable
-    );
+    assert_eq!(kind(bind("10.0.0.2:80").map(drop)), io::ErrorKind::AddrInUse);
+    assert_eq!(kind(bind("10.9.9.9:80").map(drop)), io::ErrorKind::AddrNotAvailable);
     let start = |text: &str| TcpStream::start(&world.left, text.parse().unwrap()).map(drop);
-    assert_eq!(
-        kind(start("192.0.2.1:80")),
-        io::ErrorKind::NetworkUnreachable
-    );
+    assert_eq!(kind(start("192.0.2.1:80")), io::ErrorKind::NetworkUnreachable);
     assert_eq!(kind(start("10.0.0.1:80")), io::ErrorKind::AddrNotAvailable);
-    assert_eq!(
-        kind(start("10.0.0.255:80")),
-        io::ErrorKind::AddrNotAvailable
-    );
+    assert_eq!(kind(start("10.0.0.255:80")), io::ErrorKind::AddrNotAvailable);
 }
 
 #[test]

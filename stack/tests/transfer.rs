@@ -37,19 +37,13 @@ fn both_ways(link: LinkConfig, limits: &Limits, to: &str, len: usize) {
     }
     drop((near, far, listener));
     let (left, right) = (world.left.clone(), world.right.clone());
-    world.run_until(
-        "both ends forget the connection",
-        Duration::from_secs(600),
-        || left.stats().tcp_flows == 0 && right.stats().tcp_flows == 0,
-    );
+    world.run_until("both ends forget the connection", Duration::from_secs(600), || {
+        left.stats().tcp_flows == 0 && right.stats().tcp_flows == 0
+    });
 }
 
 fn link(seed: u64) -> LinkConfig {
-    LinkConfig {
-        seed,
-        delay: Duration::from_millis(2),
-        ..LinkConfig::default()
-    }
+    LinkConfig { seed, delay: Duration::from_millis(2), ..LinkConfig::default() }
 }
 
 fn small_buffers() -> Limits {
@@ -71,11 +65,7 @@ fn clean_link() {
 fn offloads() {
     for to in [RIGHT, RIGHT_V6] {
         sweep(0..10, |seed| {
-            let link = LinkConfig {
-                offloads: true,
-                loss: 0.002,
-                ..link(seed)
-            };
+            let link = LinkConfig { offloads: true, loss: 0.002, ..link(seed) };
             both_ways(link, &Limits::default(), to, 500_000);
         });
     }
@@ -84,10 +74,7 @@ fn offloads() {
 #[test]
 fn loss() {
     sweep(0..30, |seed| {
-        let link = LinkConfig {
-            loss: 0.01 * (seed % 10) as f64,
-            ..link(seed)
-        };
+        let link = LinkConfig { loss: 0.01 * (seed % 10) as f64, ..link(seed) };
         both_ways(link, &small_buffers(), RIGHT, 60_000);
     });
 }
@@ -108,10 +95,7 @@ fn reordering_and_duplicates() {
 #[test]
 fn corruption_is_noticed_by_checksums() {
     sweep(0..30, |seed| {
-        let link = LinkConfig {
-            corrupt: 0.05,
-            ..link(seed)
-        };
+        let link = LinkConfig { corrupt: 0.05, ..link(seed) };
         both_ways(link, &small_buffers(), RIGHT, 60_000);
     });
 }

@@ -47,9 +47,7 @@ impl Modes {
 
 impl Timeout {
     fn set(&self, timeout: Option<Duration>) {
-        let nanos = timeout.map_or(0, |t| {
-            u64::try_from(t.as_nanos()).unwrap_or(u64::MAX).max(1)
-        });
+        let nanos = timeout.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX).max(1));
         self.0.store(nanos, Ordering::Relaxed);
     }
 

@@ -28,10 +28,7 @@ impl Ping {
             core.check_running()?;
             core.pings.open()
         })?;
-        Ok(Self(Arc::new(Inner {
-            stack: stack.clone(),
-            ident,
-        })))
+        Ok(Self(Arc::new(Inner { stack: stack.clone(), ident })))
     }
 
     /// Sends a request with sequence number `seq`; larger ones than the MTU are fragmented.
@@ -47,18 +44,11 @@ impl Ping {
             ));
         }
         let src = self.0.stack.source_for(to)?;
-        let request = EchoRequest {
-            src,
-            dst: to,
-            ident: self.0.ident,
-            seq,
-            payload: payload.to_vec(),
-        };
+        let request =
+            EchoRequest { src, dst: to, ident: self.0.ident, seq, payload: payload.to_vec() };
         self.0.stack.shard().with(|core| {
             core.check_running()?;
-            core.pings
-                .send(request)
-                .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            core.pings.send(request).ok_or_else(|| io::ErrorKind::WouldBlock.into())
         })
     }
 

@@ -146,9 +146,7 @@ impl AsyncWrite for TcpStream {
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let first = buffers.iter().find(|buffer| !buffer.is_empty());
-        first.map_or(Poll::Ready(Ok(0)), |buffer| {
-            self.poll_write_slice(cx, buffer)
-        })
+        first.map_or(Poll::Ready(Ok(0)), |buffer| self.poll_write_slice(cx, buffer))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

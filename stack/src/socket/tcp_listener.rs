@@ -39,21 +39,13 @@ impl TcpListener {
     pub fn bind_with_backlog(stack: &Stack, local: SocketAddr, backlog: usize) -> io::Result<Self> {
         stack.check_local(local)?;
         if local.port() == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a listener needs a port",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs a port"));
         }
         let id = stack.shard().with(|core| {
             core.check_running()?;
             core.tcp.listeners.open(local, backlog)
         })?;
-        Ok(Self(Arc::new(Inner {
-            stack: stack.clone(),
-            id,
-            local,
-            modes: Modes::default(),
-        })))
+        Ok(Self(Arc::new(Inner { stack: stack.clone(), id, local, modes: Modes::default() })))
     }
 
     /// Waits for a connection and takes it.
@@ -102,8 +94,6 @@ impl TcpListener {
 /// The port is free again; connections nobody accepted are reset.
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stack
-            .shard()
-            .with(|core| core.tcp.close_listener(self.id));
+        self.stack.shard().with(|core| core.tcp.close_listener(self.id));
     }
 }

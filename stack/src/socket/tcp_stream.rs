@@ -46,9 +46,7 @@ impl TcpStream {
         timeout: Duration,
     ) -> io::Result<Self> {
         let stream = Self::start(stack, remote)?;
-        wait(Mode::Blocking(Some(timeout)), |cx| {
-            stream.poll_connected(cx)
-        })?;
+        wait(Mode::Blocking(Some(timeout)), |cx| stream.poll_connected(cx))?;
         Ok(stream)
     }
 
@@ -63,10 +61,7 @@ impl TcpStream {
     /// the attempt; reads and writes wait for it.
     pub fn start(stack: &Stack, remote: SocketAddr) -> io::Result<Self> {
         if remote.port() == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "nobody listens on port 0",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "nobody listens on port 0"));
         }
         let local = SocketAddr::new(stack.source_for(remote.ip())?, 0);
         let (id, tuple) = stack.shard().with(|core| {
@@ -79,13 +74,7 @@ impl TcpStream {
 
     pub(crate) fn new(stack: Stack, id: u32, tuple: Tuple) -> Self {
         let read_closed = AtomicBool::new(false);
-        Self(Arc::new(Inner {
-            stack,
-            id,
-            tuple,
-            modes: Modes::default(),
-            read_closed,
-        }))
+        Self(Arc::new(Inner { stack, id, tuple, modes: Modes::default(), read_closed }))
     }
 
     /// Ready when the attempt to connect has ended.
@@ -97,9 +86,9 @@ impl TcpStream {
                     flow.writers.add(cx.waker());
                     Poll::Pending
                 }
-                State::Aborting | State::Closed => Poll::Ready(Err(flow
-                    .error()
-                    .unwrap_or(io::ErrorKind::NotConnected.into()))),
+                State::Aborting | State::Closed => {
+                    Poll::Ready(Err(flow.error().unwrap_or(io::ErrorKind::NotConnected.into())))
+                }
                 State::Open | State::Closing | State::FinWait2 | State::TimeWait => {
                     Poll::Ready(Ok(()))
                 }
@@ -119,9 +108,7 @@ impl TcpStream {
     /// a result. Waits until there is some.
     pub fn write_with<R>(&self, write: impl FnOnce(&mut [u8]) -> (usize, R)) -> io::Result<R> {
         let mut write = Some(write);
-        wait(self.0.modes.write(), |cx| {
-            self.poll_write_with(cx, &mut write)
-        })
+        wait(self.0.modes.write(), |cx| self.poll_write_with(cx, &mut write))
     }
 
     pub(crate) fn poll_read_with<R, F: FnOnce(&[u8]) -> (usize, R)>(

@@ -33,12 +33,7 @@ impl UdpSocket {
             let id = core.udp.bind(local)?;
             io::Result::Ok((id, core.udp.socket(id).local))
         })?;
-        Ok(Self(Arc::new(Inner {
-            stack: stack.clone(),
-            id,
-            local,
-            modes: Modes::default(),
-        })))
+        Ok(Self(Arc::new(Inner { stack: stack.clone(), id, local, modes: Modes::default() })))
     }
 
     /// Sends one datagram; waits while the send queue is full. A datagram above the MTU is

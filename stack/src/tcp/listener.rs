@@ -37,10 +37,7 @@ impl Listener {
 impl Listeners {
     pub(crate) fn open(&mut self, local: SocketAddr, backlog: usize) -> io::Result<u32> {
         let at_port = self.by_port.entry(local.port()).or_default();
-        if at_port
-            .iter()
-            .any(|id| self.slots[*id as usize].local.ip() == local.ip())
-        {
+        if at_port.iter().any(|id| self.slots[*id as usize].local.ip() == local.ip()) {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
                 format!("a listener is already bound to {local}"),
@@ -82,15 +79,9 @@ impl Listeners {
     /// The listener for a SYN to `dst`: one bound to that address before one bound to all.
     pub(crate) fn find(&self, dst: SocketAddr) -> Option<u32> {
         let at_port = self.by_port.get(&dst.port())?;
-        let exact = at_port
-            .iter()
-            .find(|id| self.slots[**id as usize].local.ip() == dst.ip());
+        let exact = at_port.iter().find(|id| self.slots[**id as usize].local.ip() == dst.ip());
         exact
-            .or_else(|| {
-                at_port
-                    .iter()
-                    .find(|id| self.slots[**id as usize].takes(dst.ip()))
-            })
+            .or_else(|| at_port.iter().find(|id| self.slots[**id as usize].takes(dst.ip())))
             .copied()
     }
 

@@ -42,10 +42,7 @@ fn bare_segment(
     let outgoing = Outgoing {
         dst: dst.ip(),
         len: header_len + TCP_LEN,
-        checksum: Some(PartialChecksum {
-            start: header_len as u16,
-            offset: 16,
-        }),
+        checksum: Some(PartialChecksum { start: header_len as u16, offset: 16 }),
         segment: None,
     };
     out.packet(outgoing, |packet| {

@@ -15,24 +15,18 @@ pub(crate) struct FlowTable {
 
 impl FlowTable {
     pub(crate) fn new(key: HashKey) -> Self {
-        Self {
-            entries: HashTable::new(),
-            key,
-        }
+        Self { entries: HashTable::new(), key }
     }
 
     pub(crate) fn get(&self, tuple: &Tuple) -> Option<u32> {
         let hash = self.key.tuple(tuple);
-        self.entries
-            .find(hash, |(known, _)| known == tuple)
-            .map(|(_, flow)| *flow)
+        self.entries.find(hash, |(known, _)| known == tuple).map(|(_, flow)| *flow)
     }
 
     /// Adds a flow whose tuple is not in the table.
     pub(crate) fn insert(&mut self, tuple: Tuple, flow: u32) {
         let key = &self.key;
-        self.entries
-            .insert_unique(key.tuple(&tuple), (tuple, flow), |(t, _)| key.tuple(t));
+        self.entries.insert_unique(key.tuple(&tuple), (tuple, flow), |(t, _)| key.tuple(t));
     }
 
     pub(crate) fn remove(&mut self, tuple: &Tuple) {

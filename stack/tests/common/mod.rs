@@ -37,22 +37,13 @@ impl World {
         };
         let (left, left_shard) = build(a, 1);
         let (right, right_shard) = build(b, 2);
-        Self {
-            now: Instant::ZERO,
-            left,
-            right,
-            link,
-            shards: [left_shard, right_shard],
-        }
+        Self { now: Instant::ZERO, left, right, link, shards: [left_shard, right_shard] }
     }
 
     /// Turns both shards once; if neither had anything to do, goes on to the next event, at most to
     /// `end`. False: there is none before.
     fn step(&mut self, end: Instant) -> bool {
-        let turns = self
-            .shards
-            .each_mut()
-            .map(|shard| shard.turn(self.now).unwrap());
+        let turns = self.shards.each_mut().map(|shard| shard.turn(self.now).unwrap());
         if turns.iter().any(|turn| turn.busy) {
             return true;
         }
@@ -133,16 +124,7 @@ pub(crate) struct Flow<'a> {
 impl<'a> Flow<'a> {
     pub(crate) fn new(from: &'a TcpStream, to: &'a TcpStream, len: usize, salt: u64) -> Self {
         let (sent, received, error, finished) = (0, 0, None, false);
-        Self {
-            from,
-            to,
-            len,
-            salt,
-            sent,
-            received,
-            error,
-            finished,
-        }
+        Self { from, to, len, salt, sent, received, error, finished }
     }
 
     /// Writes and reads what is possible. True: the end was read, or there was an error.
@@ -155,9 +137,8 @@ impl<'a> Flow<'a> {
 
     fn write(&mut self) -> io::Result<()> {
         while self.sent < self.len {
-            let chunk: Vec<u8> = (self.sent..self.len.min(self.sent + 5000))
-                .map(|at| self.byte(at))
-                .collect();
+            let chunk: Vec<u8> =
+                (self.sent..self.len.min(self.sent + 5000)).map(|at| self.byte(at)).collect();
             match (&mut &*self.from).write(&chunk) {
                 Ok(written) => self.sent += written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -190,9 +171,7 @@ impl<'a> Flow<'a> {
     }
 
     fn byte(&self, at: usize) -> u8 {
-        let mixed = (at as u64)
-            .wrapping_add(self.salt)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (at as u64).wrapping_add(self.salt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> 56) as u8
     }
 }

@@ -1,0 +1,117 @@
+//! What sockets ask for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::Waker;
+
+use super::{Flow, Role, Tcp};
+use crate::packet::Tuple;
+use crate::tcp::engine::{Connection, Engine};
+
+impl<E: Engine> Tcp<E> {
+    /// Opens a connection from `local`, whose port may be 0.
+    pub(crate) fn connect(&mut self, local: SocketAddr, remote: SocketAddr) -> io::Result<u32> {
+        if self.flows.len() >= self.limits.flows {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("the limit of {} connections is reached", self.limits.flows),
+            ));
+        }
+        let (table, time_wait, listeners) = (&self.table, &self.time_wait, &self.listeners);
+        let in_use = |port: u16| {
+            let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
+            listeners.is_port_used(port)
+                || table.get(&tuple).is_some()
+                || time_wait.contains(&tuple)
+        };
+        let port = match local.port() {
+            0 => self.ports.pick(local.ip(), remote, in_use).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::AddrNotAvailable,
+                    format!("every ephemeral port towards {remote} is in use"),
+                )
+            })?,
+            port if in_use(port) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    format!("{local} is in use towards {remote}"),
+                ));
+            }
+            port => port,
+        };
+        let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
+        let isn = self.isn.isn(self.now, tuple.local, tuple.remote);
+        let connection = self.engine.connect(self.now, tuple, isn);
+        Ok(self.insert(connection, tuple, Role::Socket, self.limits.connect_time))
+    }
+
+    /// The next established connection of a listener.
+    pub(crate) fn accept(&mut self, listener: u32) -> Option<(u32, Tuple)> {
+        let id = self.listeners.get_mut(listener)?.accept_queue.pop_front()?;
+        let flow = &mut self.flows[id as usize];
+        flow.role = Role::Socket;
+        Some((id, flow.tuple))
+    }
+
+    /// Closes a listener; connections nobody accepted are reset.
+    pub(crate) fn close_listener(&mut self, listener: u32) {
+        for id in self.listeners.close(listener) {
+            self.abort(id);
+            self.release(id);
+        }
+        let half_open: Vec<u32> = self
+            .flows
+            .iter()
+            .filter(|(_, flow)| flow.role == Role::HalfOpen(listener))
+            .map(|(id, _)| id as u32)
+            .collect();
+        for id in half_open {
+            self.abort(id);
+        }
+    }
+
+    /// The flow of a socket. The id stays valid until the socket is released.
+    pub(crate) fn flow(&mut self, id: u32) -> &mut Flow<E::Connection> {
+        &mut self.flows[id as usize]
+    }
+
+    /// To be called after a socket has changed its connection.
+    pub(crate) fn touched(&mut self, id: u32) {
+        self.schedule(id);
+    }
+
+    pub(crate) fn abort(&mut self, id: u32) {
+        self.flows[id as usize].connection.abort();
+        self.mark_dirty(id);
+    }
+
+    /// The socket is gone. Unread data makes the end a reset (RFC 2525 §2.17), else a FIN.
+    pub(crate) fn release(&mut self, id: u32) {
+        let flow = &mut self.flows[id as usize];
+        flow.role = Role::Orphan;
+        if flow.connection.recv_queue() > 0 {
+            flow.connection.abort();
+        } else {
+            flow.connection.shutdown();
+        }
+        self.mark_dirty(id);
+    }
+
+    /// No connection is left, not even one that is closing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Ends every connection and wakes everybody, because the device is gone.
+    pub(crate) fn stop(&mut self, wakes: &mut Vec<Waker>) {
+        for listener in self.listeners.iter_mut() {
+            listener.waiters.wake(wakes);
+        }
+        for (_, flow) in &mut self.flows {
+            flow.fail(io::ErrorKind::NetworkDown);
+            flow.connection.abort();
+            flow.readers.wake(wakes);
+            flow.writers.wake(wakes);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! smoltcp's TCP socket as an engine: one `SocketSet` per connection, so that smoltcp never looks at
+//! more than the one socket a segment belongs to.
+//!
+//! The interfaces here know no addresses, routes or neighbours (`any_ip`, `Medium::Ip`): all that is
+//! the shard's. Checksums are left to [`Output`]. Two properties are worked around, not patched:
+//!
+//! - smoltcp refuses to emit an IPv6 packet above the MTU even with segmentation offload. The
+//!   interface therefore believes in an MTU of one segmentation buffer, and the real maximum segment
+//!   size is put into SYNs and segmentation requests here.
+//! - The initial sequence number comes from a small generator. A throw-away interface is seeded such
+//!   that its first output is the number wanted ([`smoltcp_seed`]).
+
+mod connection;
+mod path;
+mod phy;
+
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::iface::SocketSet;
+use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
+use smoltcp::time::{Duration as SmolDuration, Instant as SmolInstant};
+use smoltcp::wire::IpListenEndpoint;
+use underpass_devices::{Caps, Instant};
+
+use self::connection::SmoltcpConnection;
+use self::path::Family;
+use super::engine::{Connection, Emitted, Engine, Sequence, State};
+use crate::isn::smoltcp_seed;
+use crate::output::Output;
+use crate::packet::{TcpSegment, Tuple};
+
+const TCP_HEADER_LEN: usize = 20;
+/// Maximum segment size of a peer that names none (RFC 9293 §3.7.1).
+const DEFAULT_MSS: u16 = 536;
+/// Unacknowledged data or FIN for this long ends the connection (RFC 9293 §3.8.3: R2 ≥ 100 s).
+const USER_TIMEOUT: SmolDuration = SmolDuration::from_secs(120);
+/// Delayed acknowledgement of single segments (RFC 9293 §3.8.6.3 allows up to 500 ms).
+const ACK_DELAY: SmolDuration = SmolDuration::from_millis(10);
+/// Connections kept for reuse.
+const POOL: usize = 1024;
+
+/// The engine of one shard.
+pub(crate) struct SmoltcpEngine {
+    v4: Family,
+    v6: Family,
+    send_buffer: usize,
+    recv_buffer: usize,
+    pool: Vec<SmoltcpConnection>,
+}
+
+impl SmoltcpEngine {
+    /// An engine for a device with `caps`; buffer sizes in bytes per connection.
+    pub(crate) fn new(caps: &Caps, send_buffer: usize, recv_buffer: usize) -> Self {
+        let limit = |frame: Option<usize>| frame.map(|f| f.min(65_535) - caps.header_len());
+        Self {
+            v4: Family::new(20, caps.mtu, limit(caps.tx_segment_tcp4)),
+            v6: Family::new(40, caps.mtu, limit(caps.tx_segment_tcp6)),
+            send_buffer,
+            recv_buffer,
+            pool: Vec::new(),
+        }
+    }
+
+    fn family(&mut self, address: IpAddr) -> &mut Family {
+        match address {
+            IpAddr::V4(_) => &mut self.v4,
+            IpAddr::V6(_) => &mut self.v6,
+        }
+    }
+
+    fn take(&mut self, tuple: Tuple) -> SmoltcpConnection {
+        let segment_size = self.family(tuple.remote.ip()).path.mss().min(DEFAULT_MSS);
+        let mut connection = self.pool.pop().unwrap_or_else(|| {
+            let mut set = SocketSet::new(Vec::with_capacity(1));
+            let handle = set.add(Socket::new(
+                SocketBuffer::new(vec![0; self.recv_buffer]),
+                SocketBuffer::new(vec![0; self.send_buffer]),
+            ));
+            SmoltcpConnection {
+                set,
+                handle,
+                tuple,
+                segment_size,
+                sent: Sequence::default(),
+                fin_end: None,
+            }
+        });
+        connection.tuple = tuple;
+        connection.segment_size = segment_size;
+        connection.sent = Sequence::default();
+        connection.fin_end = None;
+        let socket = connection.socket_mut();
+        socket.abort();
+        socket.set_congestion_control(CongestionControl::Cubic);
+        socket.set_nagle_enabled(true);
+        socket.set_timeout(None);
+        connection
+    }
+}
+
+impl Engine for SmoltcpEngine {
+    type Connection = SmoltcpConnection;
+
+    fn connect(&mut self, now: Instant, tuple: Tuple, isn: u32) -> SmoltcpConnection {
+        let mut connection = self.take(tuple);
+        let mut seeded = self.family(tuple.remote.ip()).path.interface(now, smoltcp_seed(isn));
+        // The shard has checked that both ends are unicast addresses of one version with ports.
+        let result =
+            connection.socket_mut().connect(seeded.context(), tuple.remote, endpoint(tuple.local));
+        debug_assert_eq!(result, Ok(()));
+        connection
+    }
+
+    fn on_syn(&mut self, now: Instant, syn: &TcpSegment<'_>, isn: u32) -> SmoltcpConnection {
+        let mut connection = self.take(syn.tuple);
+        let listening = connection.socket_mut().listen(endpoint(syn.tuple.local));
+        debug_assert_eq!(listening, Ok(()));
+        let path = &self.family(syn.tuple.remote.ip()).path;
+        let mut seeded = path.interface(now, smoltcp_seed(isn));
+        path.ingress(&mut seeded, now, &mut connection, syn, &mut phy::Nowhere);
+        connection
+    }
+
+    fn on_segment(
+        &mut self,
+        now: Instant,
+        connection: &mut SmoltcpConnection,
+        segment: &TcpSegment<'_>,
+        out: &mut impl Output,
+    ) {
+        // smoltcp delays the acknowledgement of a first segment even if it is a coalesced one that
+        // fills the sender's whole window.
+        let coalesced = segment.data_len > usize::from(connection.segment_size);
+        connection.socket_mut().set_ack_delay((!coalesced).then_some(ACK_DELAY));
+        let family = self.family(connection.tuple.remote.ip());
+        family.path.ingress(&mut family.interface, now, connection, segment, out);
+    }
+
+    fn emit(
+        &mut self,
+        now: Instant,
+        connection: &mut SmoltcpConnection,
+        budget: usize,
+        out: &mut impl Output,
+    ) -> Emitted {
+        // smoltcp counts idle time towards this timeout, so it is on only while an answer is due.
+        let waiting = connection.send_queue() > 0 || connection.state() == State::Closing;
+        connection.socket_mut().set_timeout(waiting.then_some(USER_TIMEOUT));
+        let family = self.family(connection.tuple.remote.ip());
+        family.path.egress(&mut family.interface, now, connection, budget, out)
+    }
+
+    fn next_timer(&mut self, now: Instant, connection: &SmoltcpConnection) -> Option<Instant> {
+        let at = self
+            .family(connection.tuple.remote.ip())
+            .interface
+            .poll_at(to_smol(now), &connection.set)?;
+        // smoltcp says "now" as time zero.
+        Some(Instant::from_micros(at.total_micros().max(0) as u64).max(now))
+    }
+
+    fn recycle(&mut self, connection: SmoltcpConnection) {
+        if self.pool.len() < POOL {
+            self.pool.push(connection);
+        }
+    }
+}
+
+fn endpoint(address: SocketAddr) -> IpListenEndpoint {
+    IpListenEndpoint { addr: Some(address.ip().into()), port: address.port() }
+}
+
+fn to_smol(now: Instant) -> SmolInstant {
+    SmolInstant::from_micros(now.as_micros() as i64)
+}

@@ -1,0 +1,120 @@
+use std::num::NonZeroUsize;
+
+use smoltcp::iface::{Config, Interface, PollResult};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
+use smoltcp::wire::HardwareAddress;
+use underpass_devices::Instant;
+
+use super::connection::SmoltcpConnection;
+use super::phy::{Nowhere, Phy, TxState};
+use super::{DEFAULT_MSS, TCP_HEADER_LEN, to_smol};
+use crate::output::Output;
+use crate::packet::{TcpSegment, protocol};
+use crate::tcp::engine::Emitted;
+
+/// One IP version: its interface, and what every call on it needs.
+pub(super) struct Family {
+    pub(super) interface: Interface,
+    pub(super) path: Path,
+}
+
+/// What differs between the IP versions.
+pub(super) struct Path {
+    caps: DeviceCapabilities,
+    pub(super) mtu: usize,
+    pub(super) ip_header_len: usize,
+}
+
+impl Family {
+    pub(super) fn new(ip_header_len: usize, mtu: usize, segmentation: Option<usize>) -> Self {
+        let mut caps = DeviceCapabilities::default();
+        caps.medium = Medium::Ip;
+        caps.max_transmission_unit = segmentation.unwrap_or(mtu).max(mtu);
+        caps.checksum = ChecksumCapabilities::ignored();
+        caps.checksum.ipv4 = Checksum::Tx;
+        let limit = segmentation.and_then(NonZeroUsize::new);
+        caps.segmentation.tcpv4 = limit;
+        caps.segmentation.tcpv6 = limit;
+        let path = Path { caps, mtu, ip_header_len };
+        Self { interface: path.interface(Instant::ZERO, 0), path }
+    }
+}
+
+impl Path {
+    pub(super) fn interface(&self, now: Instant, seed: u64) -> Interface {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut nowhere = Nowhere;
+        let mut device = Phy::new(&self.caps, None, TxState::new(self, None, &mut nowhere));
+        let mut interface = Interface::new(config, &mut device, to_smol(now));
+        interface.set_any_ip(true);
+        interface
+    }
+
+    /// Largest payload of one packet on this link.
+    pub(super) fn mss(&self) -> u16 {
+        (self.mtu - self.ip_header_len - TCP_HEADER_LEN) as u16
+    }
+
+    pub(super) fn ingress(
+        &self,
+        interface: &mut Interface,
+        now: Instant,
+        connection: &mut SmoltcpConnection,
+        segment: &TcpSegment<'_>,
+        out: &mut impl Output,
+    ) {
+        if segment.flags.syn() {
+            let theirs = segment.mss().filter(|mss| *mss != 0).unwrap_or(DEFAULT_MSS);
+            connection.segment_size = theirs.min(self.mss());
+        }
+        if segment.flags.fin() {
+            connection.fin_end = Some(segment.seq.wrapping_add(segment.seq_len()));
+        }
+        let plain;
+        let mut bytes = segment.packet.bytes;
+        if segment.packet.src.is_ipv6() && segment.packet.payload_at != self.ip_header_len {
+            plain = without_extensions(segment, self.ip_header_len);
+            bytes = &plain;
+        }
+        let mut device =
+            Phy::new(&self.caps, Some(bytes), TxState::new(self, Some(connection), out));
+        interface.poll_ingress_single(to_smol(now), &mut device, &mut connection.set);
+        connection.sent = device.tx.sent;
+    }
+
+    pub(super) fn egress(
+        &self,
+        interface: &mut Interface,
+        now: Instant,
+        connection: &mut SmoltcpConnection,
+        budget: usize,
+        out: &mut impl Output,
+    ) -> Emitted {
+        let mut device = Phy::new(&self.caps, None, TxState::new(self, Some(connection), out));
+        let mut emitted = Emitted::More;
+        for _ in 0..budget {
+            if interface.poll_egress(to_smol(now), &mut device, &mut connection.set)
+                == PollResult::None
+            {
+                if !device.tx.starved {
+                    emitted = Emitted::All;
+                }
+                break;
+            }
+        }
+        connection.sent = device.tx.sent;
+        emitted
+    }
+}
+
+/// The segment behind a bare IPv6 header: smoltcp does not follow every extension header.
+fn without_extensions(segment: &TcpSegment<'_>, ip_header_len: usize) -> Vec<u8> {
+    let payload = segment.packet.payload();
+    let mut plain = Vec::with_capacity(ip_header_len + payload.len());
+    plain.extend_from_slice(&segment.packet.bytes[..ip_header_len]);
+    plain.extend_from_slice(payload);
+    plain[4..6].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+    plain[6] = protocol::TCP;
+    plain
+}

@@ -1,0 +1,191 @@
+//! The device smoltcp sees.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
+
+use smoltcp::phy::{self, DeviceCapabilities, PacketMeta};
+use smoltcp::time::Instant as SmolInstant;
+use underpass_devices::PartialChecksum;
+
+use super::connection::SmoltcpConnection;
+use super::path::Path;
+use super::{DEFAULT_MSS, TCP_HEADER_LEN};
+use crate::checksum;
+use crate::output::{Outgoing, Output, Segment};
+use crate::packet::{TcpFlags, protocol};
+use crate::tcp::engine::Sequence;
+
+/// Offset of the checksum field in a TCP header.
+const TCP_CHECKSUM_AT: u16 = 16;
+const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// The device smoltcp sees during one call: at most one packet to receive, and our output.
+pub(super) struct Phy<'a, O> {
+    caps: &'a DeviceCapabilities,
+    rx: Option<&'a [u8]>,
+    pub(super) tx: TxState<'a, O>,
+}
+
+pub(super) struct TxState<'a, O> {
+    out: &'a mut O,
+    headers: Headers<'a>,
+    pub(super) sent: Sequence,
+    /// smoltcp wanted to send and there was no slot.
+    pub(super) starved: bool,
+}
+
+impl<'a, O: Output> Phy<'a, O> {
+    pub(super) fn new(
+        caps: &'a DeviceCapabilities,
+        rx: Option<&'a [u8]>,
+        tx: TxState<'a, O>,
+    ) -> Self {
+        Self { caps, rx, tx }
+    }
+}
+
+impl<'a, O: Output> TxState<'a, O> {
+    pub(super) fn new(
+        path: &'a Path,
+        connection: Option<&SmoltcpConnection>,
+        out: &'a mut O,
+    ) -> Self {
+        Self {
+            out,
+            headers: Headers {
+                path,
+                src: connection.map_or(UNSPECIFIED, |c| c.tuple.local.ip()),
+                dst: connection.map_or(UNSPECIFIED, |c| c.tuple.remote.ip()),
+                segment_size: connection.map_or(DEFAULT_MSS, |c| c.segment_size),
+            },
+            sent: connection.map_or(Sequence::default(), |c| c.sent),
+            starved: false,
+        }
+    }
+}
+
+/// What is known of the headers of every packet of one connection.
+struct Headers<'a> {
+    path: &'a Path,
+    src: IpAddr,
+    dst: IpAddr,
+    segment_size: u16,
+}
+
+impl Headers<'_> {
+    fn outgoing(&self, len: usize) -> Outgoing {
+        let start = self.path.ip_header_len as u16;
+        // smoltcp puts options on SYNs only, so every packet that needs cutting has a plain header.
+        let segment = (len > self.path.mtu).then(|| Segment {
+            size: NonZeroU16::new(self.segment_size).unwrap_or(NonZeroU16::MIN),
+            header_len: start + TCP_HEADER_LEN as u16,
+        });
+        Outgoing {
+            dst: self.dst,
+            len,
+            checksum: Some(PartialChecksum { start, offset: TCP_CHECKSUM_AT }),
+            segment,
+        }
+    }
+
+    /// Puts right what smoltcp could not know, and reads the sequence numbers it used.
+    fn finish(&self, packet: &mut [u8]) -> Option<Sequence> {
+        let tcp = packet.get_mut(self.path.ip_header_len..)?;
+        let tcp_len = tcp.len();
+        let header: &mut [u8; TCP_HEADER_LEN] = tcp.first_chunk_mut()?;
+        let word = |at: usize| {
+            u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let (seq, ack, flags) = (word(4), word(8), TcpFlags::from_bits(header[13]));
+        let data_len = tcp_len - usize::from(header[12] >> 4) * 4;
+        let partial = checksum::partial(self.src, self.dst, protocol::TCP, tcp_len);
+        header[16..18].copy_from_slice(&partial.to_be_bytes());
+        // smoltcp writes the maximum segment size as the first option.
+        if flags.syn()
+            && let Some([2, 4, high, low]) = tcp.get_mut(20..24)
+        {
+            [*high, *low] = self.path.mss().to_be_bytes();
+        }
+        let seq_len = data_len as u32 + u32::from(flags.syn()) + u32::from(flags.fin());
+        (!flags.rst()).then_some(Sequence { snd_nxt: seq.wrapping_add(seq_len), rcv_nxt: ack })
+    }
+}
+
+pub(super) struct RxToken<'a>(&'a [u8]);
+
+pub(super) struct TxToken<'a, 'o, O>(&'a mut TxState<'o, O>);
+
+impl<'o, O: Output> phy::Device for Phy<'o, O> {
+    type RxToken<'a>
+        = RxToken<'a>
+    where
+        Self: 'a;
+    type TxToken<'a>
+        = TxToken<'a, 'o, O>
+    where
+        Self: 'a;
+
+    fn receive(&mut self, _: SmolInstant) -> Option<(RxToken<'_>, TxToken<'_, 'o, O>)> {
+        let bytes = self.rx.take()?;
+        Some((RxToken(bytes), TxToken(&mut self.tx)))
+    }
+
+    fn transmit(&mut self, _: SmolInstant) -> Option<TxToken<'_, 'o, O>> {
+        if self.tx.out.has_room() {
+            Some(TxToken(&mut self.tx))
+        } else {
+            self.tx.starved = true;
+            None
+        }
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.caps.clone()
+    }
+}
+
+impl phy::RxToken for RxToken<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl<O: Output> phy::TxToken for TxToken<'_, '_, O> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let state = self.0;
+        let packet = state.headers.outgoing(len);
+        // smoltcp wants its closure called even if there is no slot: then the packet is lost, which
+        // happens to immediate answers only (duplicate acknowledgements and resets).
+        let mut emit = Some(f);
+        let mut written = None;
+        state.out.packet(packet, |bytes| {
+            let result = emit.take().map(|emit| emit(bytes));
+            written = result.map(|result| (result, state.headers.finish(bytes)));
+        });
+        match (written, emit) {
+            (Some((result, sequence)), _) => {
+                state.sent = sequence.unwrap_or(state.sent);
+                result
+            }
+            (None, Some(emit)) => emit(&mut vec![0; len]),
+            (None, None) => unreachable!("the closure is either called or still here"),
+        }
+    }
+
+    fn set_meta(&mut self, _: PacketMeta) {
+        // The segment size is ours: smoltcp's comes from the MTU it was made to believe in.
+    }
+}
+
+/// Output of calls that cannot send: interface creation, and a SYN that only opens a connection.
+pub(super) struct Nowhere;
+
+impl Output for Nowhere {
+    fn has_room(&self) -> bool {
+        false
+    }
+
+    fn packet<R>(&mut self, _: Outgoing, _: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+        None
+    }
+}
