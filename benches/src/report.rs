@@ -32,7 +32,7 @@ impl Spread {
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(1);
-        f.pad(&format!("{:.digits$}/{:.digits$}/{:.digits$}", self.min, self.median, self.max))
+        write!(f, "{:.digits$}/{:.digits$}/{:.digits$}", self.min, self.median, self.max)
     }
 }
 

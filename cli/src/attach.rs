@@ -57,11 +57,7 @@ impl Attachment {
 
     /// Fails, with the remedy, if there is no way to `ip`.
     pub(crate) fn check_route(&self, ip: IpAddr) -> Result<()> {
-        let mut same = self
-            .addr
-            .iter()
-            .filter(|a| a.addr().is_ipv4() == ip.is_ipv4())
-            .peekable();
+        let mut same = self.addr.iter().filter(|a| a.addr().is_ipv4() == ip.is_ipv4()).peekable();
         if same.peek().is_none() {
             bail!("no way to {ip}: this stack has no address of that IP version; add --addr");
         }
@@ -69,10 +65,7 @@ impl Attachment {
         let routed = self.gateway.iter().any(|g| g.is_ipv4() == ip.is_ipv4());
         if !on_link && !routed && !same.any(|net| net.contains(&ip)) {
             let nets: Vec<_> = self.addr.iter().map(ToString::to_string).collect();
-            bail!(
-                "no way to {ip}: it is not on the link ({}); add --gateway",
-                nets.join(", ")
-            );
+            bail!("no way to {ip}: it is not on the link ({}); add --gateway", nets.join(", "));
         }
         Ok(())
     }

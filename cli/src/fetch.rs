@@ -27,11 +27,7 @@ pub(crate) struct Url {
 impl Url {
     /// `path` of the server at `server`.
     pub(crate) fn new(server: SocketAddr, path: &str) -> Self {
-        Self {
-            server,
-            authority: server.to_string(),
-            target: path.to_owned(),
-        }
+        Self { server, authority: server.to_string(), target: path.to_owned() }
     }
 
     /// The last segment of the path, if it has one: the name a file would have.
@@ -67,11 +63,7 @@ impl FromStr for Url {
             format!("'{host}' is not an IP address, and names are not looked up")
         })?;
         let target = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        Ok(Self {
-            server: SocketAddr::new(ip, uri.port_u16().unwrap_or(80)),
-            authority,
-            target,
-        })
+        Ok(Self { server: SocketAddr::new(ip, uri.port_u16().unwrap_or(80)), authority, target })
     }
 }
 
@@ -94,10 +86,7 @@ impl Download {
         tokio::spawn(connection);
         let request = Request::get(&url.target)
             .header(header::HOST, &url.authority)
-            .header(
-                header::USER_AGENT,
-                concat!("underpass/", env!("CARGO_PKG_VERSION")),
-            )
+            .header(header::USER_AGENT, concat!("underpass/", env!("CARGO_PKG_VERSION")))
             .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())?;
         let response = requests.send_request(request).await?;
@@ -105,10 +94,7 @@ impl Download {
         if status.is_redirection() {
             let location = response.headers().get(header::LOCATION);
             let location = location.map(|v| String::from_utf8_lossy(v.as_bytes()));
-            bail!(
-                "the server answered {status}: see {}",
-                location.unwrap_or_default()
-            );
+            bail!("the server answered {status}: see {}", location.unwrap_or_default());
         }
         if status != 200 {
             bail!("the server answered {status}");

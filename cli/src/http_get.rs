@@ -19,7 +19,7 @@ use crate::server::stop;
 /// Arguments of `http-get`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to fetch, such as http://10.7.0.1/file or http://[fd00::1]:8080/file
+    /// What to fetch, such as `http://10.7.0.1/file` or `http://[fd00::1]:8080/file`
     #[arg(value_parser = |text: &str| text.parse::<Url>().map_err(|e| format!("{e:#}")))]
     url: Url,
     #[command(flatten)]
@@ -53,17 +53,12 @@ async fn fetch(args: &Args, stack: &Stack, json: bool) -> Result<()> {
         .await
         .with_context(|| format!("connecting to {server}"))?;
     let connected = start.elapsed();
-    let mut download = Download::start(stream, &args.url)
-        .await
-        .with_context(|| args.url.to_string())?;
+    let mut download =
+        Download::start(stream, &args.url).await.with_context(|| args.url.to_string())?;
     // Only now: an error leaves no empty file behind.
     let mut output = Output::open(args)?;
     let bar = progress(download.len());
-    while let Some(data) = download
-        .next()
-        .await
-        .with_context(|| args.url.to_string())?
-    {
+    while let Some(data) = download.next().await.with_context(|| args.url.to_string())? {
         output.write(&data)?;
         bar.inc(data.len() as u64);
     }
@@ -81,8 +76,7 @@ pub(crate) fn progress(len: Option<u64>) -> ProgressBar {
     };
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    len.map_or_else(ProgressBar::new_spinner, ProgressBar::new)
-        .with_style(style)
+    len.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_style(style)
 }
 
 fn report(args: &Args, bytes: u64, connected: Duration, time: Duration, json: bool) {
@@ -139,12 +133,10 @@ impl Output {
 
     fn write(&mut self, data: &[u8]) -> Result<()> {
         match self {
-            Self::Stdout => io::stdout()
-                .write_all(data)
-                .context("writing to standard output"),
-            Self::File(file, path) => file
-                .write_all(data)
-                .with_context(|| format!("writing {}", path.display())),
+            Self::Stdout => io::stdout().write_all(data).context("writing to standard output"),
+            Self::File(file, path) => {
+                file.write_all(data).with_context(|| format!("writing {}", path.display()))
+            }
         }
     }
 }

@@ -98,10 +98,7 @@ fn log(verbose: u8) {
         1 => LevelFilter::INFO,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
 }
 
 /// Prints help as it is, and an error in the arguments on one line.
@@ -168,20 +165,12 @@ mod tests {
             ["cargo", "run", rest @ ..] => {
                 let start = rest.iter().position(|w| *w == "--")?;
                 // Another package or an example is not this program.
-                let ours = rest
-                    .get(..start)?
-                    .iter()
-                    .all(|w| *w == "--release" || *w == "--quiet");
+                let ours = rest.get(..start)?.iter().all(|w| *w == "--release" || *w == "--quiet");
                 rest.get(start + 1..).filter(|_| ours)?
             }
             _ => return None,
         };
         let program = std::iter::once("underpass");
-        Some(
-            program
-                .chain(rest.iter().copied())
-                .map(ToOwned::to_owned)
-                .collect(),
-        )
+        Some(program.chain(rest.iter().copied()).map(ToOwned::to_owned).collect())
     }
 }

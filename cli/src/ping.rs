@@ -51,11 +51,7 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
     drop(socket);
     stop(stack).await;
     result?;
-    Ok(if session.rtts.is_empty() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if session.rtts.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// The requests of one run, and what became of them.
@@ -75,10 +71,7 @@ impl<'a> Session<'a> {
         if !json {
             // The size in parentheses is that of the IP packet.
             let headers = if host.is_ipv4() { 28 } else { 48 };
-            println!(
-                "PING {host} ({host}) {size}({}) bytes of data.",
-                u32::from(size) + headers
-            );
+            println!("PING {host} ({host}) {size}({}) bytes of data.", u32::from(size) + headers);
         }
         Self {
             args,
@@ -110,11 +103,7 @@ impl<'a> Session<'a> {
     /// Takes replies until `deadline`; after the last request, until all have come.
     async fn receive_until(&mut self, socket: &Ping, deadline: Instant) -> Result<()> {
         let last = self.args.count == Some(self.sent);
-        let deadline = if last {
-            Instant::now() + PATIENCE
-        } else {
-            deadline
-        };
+        let deadline = if last { Instant::now() + PATIENCE } else { deadline };
         while !(last && self.waiting.is_empty()) {
             match timeout_at(deadline, socket.recv_async()).await {
                 Ok(reply) => self.take(&reply.context("receiving")?),
@@ -191,9 +180,7 @@ fn millis(time: Duration) -> f64 {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(interval) if interval >= Duration::from_millis(1) => Ok(interval),
         _ => Err("at least 0.001 seconds".to_owned()),

@@ -49,10 +49,7 @@ pub(crate) fn announce(attachment: &Attachment, port: u16, scheme: &str, json: b
     let urls: Vec<String> = attachment.addr.iter().map(|net| url(net.addr())).collect();
     let device = attachment.device.to_string();
     if json {
-        println!(
-            "{}",
-            json!({ "event": "listening", "urls": urls, "device": device })
-        );
+        println!("{}", json!({ "event": "listening", "urls": urls, "device": device }));
     } else {
         println!("listening on {} ({device})", urls.join(" and "));
     }
@@ -64,10 +61,7 @@ pub(crate) async fn finish(stack: Stack, json: bool) {
     let stats = stack.stats();
     stop(stack).await;
     if json {
-        println!(
-            "{}",
-            json!({ "event": "stopped", "stats": to_json(&stats) })
-        );
+        println!("{}", json!({ "event": "stopped", "stats": to_json(&stats) }));
     } else {
         println!("{stats}");
     }

@@ -7,10 +7,7 @@ use std::process::{Command, Output};
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn it_proves_every_device() {
-    let output = Command::new(env!("CARGO_BIN_EXE_underpass"))
-        .arg("demo")
-        .output()
-        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_underpass")).arg("demo").output().unwrap();
     check(&output, &["tap", "packet", "kernel"]);
 }
 
@@ -19,10 +16,7 @@ fn it_proves_every_device() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn it_needs_no_privilege() {
     // A copy, for the directory of the build may be closed to others.
-    let dir = tempfile::Builder::new()
-        .permissions(mode(0o755))
-        .tempdir()
-        .unwrap();
+    let dir = tempfile::Builder::new().permissions(mode(0o755)).tempdir().unwrap();
     let program = dir.path().join("underpass");
     std::fs::copy(env!("CARGO_BIN_EXE_underpass"), &program).unwrap();
     let output = Command::new("setpriv")
@@ -46,10 +40,7 @@ fn check(output: &Output, devices: &[&str]) {
     assert!(output.status.success(), "{text}{error}");
     for device in devices {
         let row = text.lines().find(|line| line.starts_with(*device));
-        assert!(
-            row.is_some_and(|row| row.contains("Gbit/s")),
-            "{device}: {text}"
-        );
+        assert!(row.is_some_and(|row| row.contains("Gbit/s")), "{device}: {text}");
     }
 }
 

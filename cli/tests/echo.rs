@@ -36,9 +36,7 @@ fn datagrams(lab: &Lab) {
     let _server = lab.serve(&["echo", "--udp"]);
     for (local, addr) in [("10.7.0.1:0", "10.7.0.2:7"), ("[fd07::1]:0", "[fd07::2]:7")] {
         let socket = lab.at_peer(|| UdpSocket::bind(local)).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         // The last one in fragments.
         for len in [0, 1, 512, 1400, 4000] {
             let sent = vec![len as u8; len];

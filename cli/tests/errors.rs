@@ -13,18 +13,9 @@ fn wrong_arguments() {
     for (arguments, cause) in [
         (&["echo", "--addr", "10.7.0.2/24"][..], "--device"),
         (&["echo", "--device", "packet:veth0"], "--addr"),
-        (
-            &["echo", "--device", "floppy:a", "--addr", "10.7.0.2/24"],
-            "floppy",
-        ),
-        (
-            &["echo", "--device", "packet:", "--addr", "10.7.0.2/24"],
-            "--device",
-        ),
-        (
-            &["echo", "--device", "packet:veth0", "--addr", "10.7.0.2"],
-            "--addr",
-        ),
+        (&["echo", "--device", "floppy:a", "--addr", "10.7.0.2/24"], "floppy"),
+        (&["echo", "--device", "packet:", "--addr", "10.7.0.2/24"], "--device"),
+        (&["echo", "--device", "packet:veth0", "--addr", "10.7.0.2"], "--addr"),
         (&["ech"], "echo"),
         (
             &[
@@ -45,13 +36,7 @@ fn wrong_arguments() {
 
 #[test]
 fn missing_interface() {
-    let arguments = [
-        "echo",
-        "--device",
-        "packet:missing0",
-        "--addr",
-        "10.7.0.2/24",
-    ];
+    let arguments = ["echo", "--device", "packet:missing0", "--addr", "10.7.0.2/24"];
     check(&underpass(&arguments).output().unwrap(), "missing0");
 }
 
@@ -61,14 +46,8 @@ fn no_permission() {
     for lab in [Lab::packet(), Lab::tap()] {
         let attached = lab.underpass(&["echo"]);
         let mut command = Command::new("setpriv");
-        command.args([
-            "--inh-caps=-all",
-            "--ambient-caps=-all",
-            "--bounding-set=-all",
-        ]);
-        command
-            .arg(attached.get_program())
-            .args(attached.get_args());
+        command.args(["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all"]);
+        command.arg(attached.get_program()).args(attached.get_args());
         check(&lab.run_ours(command), "CAP_NET_");
     }
 }
@@ -76,10 +55,7 @@ fn no_permission() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn gateway_off_the_link() {
-    check(
-        &Lab::packet().run(&["echo", "--gateway", "10.8.0.1"]),
-        "10.8.0.1",
-    );
+    check(&Lab::packet().run(&["echo", "--gateway", "10.8.0.1"]), "10.8.0.1");
 }
 
 #[test]

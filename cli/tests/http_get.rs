@@ -33,16 +33,10 @@ fn files_arrive_byte_for_byte_from_nginx(lab: &Lab) {
     let url = "http://10.7.0.1:8080/random.bin";
     let output = lab.run(&["http-get", url]);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        !output.status.success() && stderr.contains("exists"),
-        "{stderr}"
-    );
+    assert!(!output.status.success() && stderr.contains("exists"), "{stderr}");
     let output = lab.run(&["http-get", url, "-o", "-"]);
     assert!(output.status.success());
-    assert_eq!(
-        output.stdout,
-        fs::read(lab.dir.path().join("random.bin")).unwrap()
-    );
+    assert_eq!(output.stdout, fs::read(lab.dir.path().join("random.bin")).unwrap());
 }
 
 fn failures_are_told_in_one_line(lab: &Lab) {
@@ -72,25 +66,14 @@ fn a_gateway_leads_beyond_the_link(lab: &Lab) {
     let output = lab.run(&["http-get", url, "-o", "-", "--gateway", "10.7.0.1"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    assert_eq!(
-        output.stdout,
-        fs::read(lab.dir.path().join("random.bin")).unwrap()
-    );
+    assert_eq!(output.stdout, fs::read(lab.dir.path().join("random.bin")).unwrap());
 }
 
 fn a_capture_holds_the_frames(lab: &Lab) {
     lab.random_file("random.bin", 100_000);
     let _nginx = nginx(lab);
     let url = "http://10.7.0.1:8080/random.bin";
-    let output = lab.run(&[
-        "--json",
-        "http-get",
-        url,
-        "-o",
-        "got",
-        "--pcap",
-        "got.pcapng",
-    ]);
+    let output = lab.run(&["--json", "http-get", url, "-o", "got", "--pcap", "got.pcapng"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["bytes"], 100_000);
 
@@ -120,9 +103,6 @@ fn nginx(lab: &Lab) -> Process {
     );
     fs::write(lab.dir.path().join("nginx.conf"), configuration).unwrap();
     let mut command = Command::new("nginx");
-    command
-        .arg("-p")
-        .arg(lab.dir.path())
-        .args(["-e", "stderr", "-c", "nginx.conf"]);
+    command.arg("-p").arg(lab.dir.path()).args(["-e", "stderr", "-c", "nginx.conf"]);
     lab.peer_server(command, "127.0.0.1:8080".parse().unwrap())
 }

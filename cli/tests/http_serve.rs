@@ -25,10 +25,7 @@ fn large_files_arrive_byte_for_byte(lab: &Lab) {
     let _server = lab.serve(&["http-serve", "--root", "."]);
     for host in OURS {
         let url = format!("http://{host}/random.bin");
-        lab.peer_ok(
-            "curl",
-            &["-gsSf", "--max-time", "100", "-o", "received", &url],
-        );
+        lab.peer_ok("curl", &["-gsSf", "--max-time", "100", "-o", "received", &url]);
         assert_eq!(sha256(&lab.dir.path().join("received")), sent, "{url}");
     }
 }
@@ -45,16 +42,9 @@ fn ranges_and_heads(lab: &Lab) {
         ("999999-", 999_999..1_000_000),
     ] {
         let format = "%{http_code}";
-        let code = lab.peer_ok(
-            "curl",
-            &["-sSf", "-r", range, "-o", "part", "-w", format, url],
-        );
+        let code = lab.peer_ok("curl", &["-sSf", "-r", range, "-o", "part", "-w", format, url]);
         assert_eq!(code, "206", "{range}");
-        assert_eq!(
-            fs::read(lab.dir.path().join("part")).unwrap(),
-            content[part],
-            "{range}"
-        );
+        assert_eq!(fs::read(lab.dir.path().join("part")).unwrap(), content[part], "{range}");
     }
     // A transfer that was cut off goes on where it stopped.
     fs::write(lab.dir.path().join("resumed"), &content[..300_000]).unwrap();
@@ -72,20 +62,11 @@ fn what_is_not_served_is_refused(lab: &Lab) {
     fs::write(lab.dir.path().join("secret"), "secret").unwrap();
     std::os::unix::fs::symlink("../secret", lab.dir.path().join("root/link")).unwrap();
     let _server = lab.serve(&["http-serve", "--root", "root"]);
-    for path in [
-        "missing",
-        "../secret",
-        "%2e%2e/secret",
-        "link",
-        "../../../../etc/passwd",
-    ] {
+    for path in ["missing", "../secret", "%2e%2e/secret", "link", "../../../../etc/passwd"] {
         let url = format!("http://10.7.0.2/{path}");
         assert_eq!(status(lab, &["--path-as-is", &url]), "404", "{url}");
     }
-    assert_eq!(
-        status(lab, &["-X", "PUT", "-d", "data", "http://10.7.0.2/new"]),
-        "405"
-    );
+    assert_eq!(status(lab, &["-X", "PUT", "-d", "data", "http://10.7.0.2/new"]), "405");
     assert_eq!(status(lab, &["http://10.7.0.2/"]), "200");
 }
 
@@ -94,13 +75,7 @@ fn a_hundred_clients_at_once(lab: &Lab) {
     let _server = lab.serve(&["http-serve", "--root", "."]);
     fs::create_dir(lab.dir.path().join("received")).unwrap();
     let url = "http://10.7.0.2/random.bin?[1-100]";
-    let parallel = [
-        "-sSf",
-        "-Z",
-        "--parallel-immediate",
-        "--parallel-max",
-        "100",
-    ];
+    let parallel = ["-sSf", "-Z", "--parallel-immediate", "--parallel-max", "100"];
     let to = ["--max-time", "100", "-o", "received/#1", url];
     lab.peer_ok("curl", &[&parallel[..], &to[..]].concat());
     for n in 1..=100 {
@@ -150,12 +125,8 @@ fn a_second_interrupt_ends_it_at_once(lab: &Lab) {
     let mut server = lab.serve(&["http-serve", "--root", "."]);
     let url = "http://10.7.0.2/random.bin";
     std::thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            lab.peer(
-                "curl",
-                &["-sS", "--limit-rate", "1M", "-m3", "-o", "part", url],
-            )
-        });
+        let client = scope
+            .spawn(|| lab.peer("curl", &["-sS", "--limit-rate", "1M", "-m3", "-o", "part", url]));
         for _ in 0..2 {
             std::thread::sleep(Duration::from_millis(500));
             server.interrupt();
@@ -167,14 +138,6 @@ fn a_second_interrupt_ends_it_at_once(lab: &Lab) {
 }
 
 fn status(lab: &Lab, arguments: &[&str]) -> String {
-    let quiet = [
-        "-sS",
-        "--max-time",
-        "20",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-    ];
+    let quiet = ["-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}"];
     lab.peer_ok("curl", &[&quiet[..], arguments].concat())
 }

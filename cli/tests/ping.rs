@@ -24,10 +24,7 @@ fn the_kernel_hears_us(lab: &Lab) {
     ] {
         let all = [&["-c3", "-i0.2", "-W5"], arguments].concat();
         let text = lab.peer_ok("ping", &all);
-        assert!(
-            text.contains(" 3 received, 0% packet loss"),
-            "{arguments:?}: {text}"
-        );
+        assert!(text.contains(" 3 received, 0% packet loss"), "{arguments:?}: {text}");
     }
 }
 
@@ -43,14 +40,8 @@ fn we_hear_the_kernel(lab: &Lab) {
         let text = String::from_utf8_lossy(&output.stdout);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{all:?}: {text}{error}");
-        assert!(
-            text.contains(&format!("bytes from {host}: icmp_seq=3 ttl=64 time=")),
-            "{text}"
-        );
-        assert!(
-            text.contains("3 packets transmitted, 3 received, 0% packet loss"),
-            "{text}"
-        );
+        assert!(text.contains(&format!("bytes from {host}: icmp_seq=3 ttl=64 time=")), "{text}");
+        assert!(text.contains("3 packets transmitted, 3 received, 0% packet loss"), "{text}");
         assert!(text.contains("rtt min/avg/max/mdev = "), "{text}");
     }
 }
@@ -59,29 +50,18 @@ fn silence_is_a_failure(lab: &Lab) {
     let output = lab.run(&["ping", "10.7.0.77", "-c", "2", "-i", "0.1"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(
-        text.contains("2 packets transmitted, 0 received, 100% packet loss"),
-        "{text}"
-    );
+    assert!(text.contains("2 packets transmitted, 0 received, 100% packet loss"), "{text}");
 }
 
 fn results_can_be_read_by_programs(lab: &Lab) {
     let output = lab.run(&["ping", "10.7.0.1", "-c", "2", "-i", "0.1", "--json"]);
     let text = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let [first, second, summary] = &lines[..] else {
         panic!("{text}");
     };
     assert_eq!((&first["seq"], &second["seq"]), (&1.into(), &2.into()));
-    assert_eq!(
-        (&first["from"], &first["bytes"]),
-        (&"10.7.0.1".into(), &64.into())
-    );
-    assert_eq!(
-        (&summary["transmitted"], &summary["received"]),
-        (&2.into(), &2.into())
-    );
+    assert_eq!((&first["from"], &first["bytes"]), (&"10.7.0.1".into(), &64.into()));
+    assert_eq!((&summary["transmitted"], &summary["received"]), (&2.into(), &2.into()));
 }

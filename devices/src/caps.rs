@@ -110,10 +110,7 @@ mod tests {
     use super::*;
     use crate::{PartialChecksum, Segmentation};
 
-    const CHECKSUM: PartialChecksum = PartialChecksum {
-        start: 34,
-        offset: 16,
-    };
+    const CHECKSUM: PartialChecksum = PartialChecksum { start: 34, offset: 16 };
 
     fn tso(size: u16) -> TxMeta {
         TxMeta {
@@ -131,45 +128,21 @@ mod tests {
         let caps = Caps::ethernet(MacAddr::local(1), 1500);
         let plain = TxMeta::default();
         let lengths = [13, 14, 1514, 1515];
-        assert_eq!(
-            lengths.map(|len| caps.takes(len, &plain)),
-            [false, true, true, false]
-        );
-        assert!(!caps.takes(
-            100,
-            &TxMeta {
-                checksum: Some(CHECKSUM),
-                ..plain
-            }
-        ));
+        assert_eq!(lengths.map(|len| caps.takes(len, &plain)), [false, true, true, false]);
+        assert!(!caps.takes(100, &TxMeta { checksum: Some(CHECKSUM), ..plain }));
         assert!(!caps.takes(100, &tso(1460)));
     }
 
     #[test]
     fn an_offloading_device_takes_requests_that_fit_the_frame() {
         let caps = Caps::ethernet(MacAddr::local(1), 1500).with_offloads(65_549);
-        let checksum = TxMeta {
-            checksum: Some(CHECKSUM),
-            segmentation: None,
-        };
-        assert_eq!(
-            [51, 52, 1515].map(|len| caps.takes(len, &checksum)),
-            [false, true, false]
-        );
+        let checksum = TxMeta { checksum: Some(CHECKSUM), segmentation: None };
+        assert_eq!([51, 52, 1515].map(|len| caps.takes(len, &checksum)), [false, true, false]);
         assert_eq!(
             [53, 54, 65_549, 65_550].map(|len| caps.takes(len, &tso(1460))),
             [false, true, true, false]
         );
-        assert!(
-            !caps.takes(9000, &tso(1461)),
-            "segments longer than the MTU"
-        );
-        assert!(!caps.takes(
-            9000,
-            &TxMeta {
-                checksum: None,
-                ..tso(1460)
-            }
-        ));
+        assert!(!caps.takes(9000, &tso(1461)), "segments longer than the MTU");
+        assert!(!caps.takes(9000, &TxMeta { checksum: None, ..tso(1460) }));
     }
 }

@@ -11,16 +11,20 @@ use crate::{Caps, Instant, RxMeta, TxMeta};
 /// fill → next, next, … (answers go to the transmit queue meanwhile) → release → flush
 /// ```
 pub trait Device {
-    /// The receive half.
-    type Rx: RxQueue;
+    /// The receive half, borrowed from the device or made for one turn around what is.
+    type Rx<'a>: RxQueue
+    where
+        Self: 'a;
     /// The transmit half.
-    type Tx: TxQueue;
+    type Tx<'a>: TxQueue
+    where
+        Self: 'a;
 
     /// What this device can do. The same value for as long as the device is open.
     fn caps(&self) -> &Caps;
 
     /// Both halves at once, so that a frame can be answered while it is still lent.
-    fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx);
+    fn split(&mut self) -> (Self::Rx<'_>, Self::Tx<'_>);
 
     /// Prepares to sleep, and says what to sleep on. Called when `fill` returned nothing and the
     /// shard has nothing to do. A frame that arrives at any time after the last `fill` must either

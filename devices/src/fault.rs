@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::segment::complete_checksum;
-use crate::{Device, Hook, Hooked, PartialChecksum, RxChecksum, RxMeta, TxMeta};
+use crate::{Device, Hook, Hooked, PartialChecksum, Received, RxChecksum, TxMeta};
 
 /// A device around a device that drops and corrupts frames at random, repeatably.
 ///
@@ -64,7 +64,7 @@ impl<D: Device> Fault<D> {
 
     /// What has been done so far.
     pub fn stats(&self) -> FaultStats {
-        self.with_hook(|hook| hook.stats)
+        self.hook().stats
     }
 }
 
@@ -104,17 +104,13 @@ impl Hook for FaultHook {
         !dropped
     }
 
-    fn received(&mut self, frame: &mut [u8], meta: &mut RxMeta) {
-        if !self.happens(self.config.rx_corrupt) {
-            return;
+    fn received(&mut self, frame: &mut Received<'_>) {
+        if self.happens(self.config.rx_corrupt) {
+            let partial = frame.meta.checksum.partial();
+            self.corrupt(frame.bytes_mut(), partial);
+            frame.meta.checksum = RxChecksum::Unverified;
+            self.stats.rx_corrupted += 1;
         }
-        let partial = match meta.checksum {
-            RxChecksum::Partial(partial) => Some(partial),
-            _ => None,
-        };
-        self.corrupt(frame, partial);
-        meta.checksum = RxChecksum::Unverified;
-        self.stats.rx_corrupted += 1;
     }
 
     fn before_send(&mut self, meta: &mut TxMeta) -> bool {
@@ -140,27 +136,26 @@ impl Hook for FaultHook {
 mod tests {
     use super::*;
     use crate::segment::{fold, sum};
-    use crate::{Instant, MemoryConfig, MemoryDevice, RxQueue, SegmentKind, Segmentation, TxQueue};
+    use crate::{
+        Instant, MemoryConfig, MemoryDevice, RxMeta, RxQueue, SegmentKind, Segmentation, TxQueue,
+    };
 
     const NOW: Instant = Instant::ZERO;
 
     fn pair(config: FaultConfig) -> (Fault<MemoryDevice>, MemoryDevice) {
-        let memory = MemoryConfig {
-            offloads: true,
-            ..MemoryConfig::default()
-        };
+        let memory = MemoryConfig { offloads: true, ..MemoryConfig::default() };
         let (device, peer) = MemoryDevice::pair(memory);
         (Fault::new(device, config), peer)
     }
 
     fn send(device: &mut impl Device, meta: TxMeta) {
-        let (_, tx) = device.split();
+        let (_, mut tx) = device.split();
         tx.send(100, meta, |frame| frame.fill(0)).unwrap();
         tx.flush(NOW).unwrap();
     }
 
     fn receive(device: &mut impl Device) -> Option<(Vec<u8>, RxMeta)> {
-        let (rx, _) = device.split();
+        let (mut rx, _) = device.split();
         rx.fill(NOW).unwrap();
         let frame = rx.next().map(|frame| (frame.bytes.to_vec(), frame.meta));
         rx.release();
@@ -169,14 +164,11 @@ mod tests {
 
     #[test]
     fn fill_announces_only_what_is_kept_and_the_dropped_are_counted() {
-        let (mut device, mut peer) = pair(FaultConfig {
-            rx_drop: 0.5,
-            ..FaultConfig::default()
-        });
+        let (mut device, mut peer) = pair(FaultConfig { rx_drop: 0.5, ..FaultConfig::default() });
         let mut received = 0;
         for _ in 0..200 {
             (0..5).for_each(|_| send(&mut peer, TxMeta::default()));
-            let (rx, _) = device.split();
+            let (mut rx, _) = device.split();
             let ready = rx.fill(NOW).unwrap();
             let lent = std::iter::from_fn(|| rx.next().map(|_| ())).count();
             assert_eq!(ready, lent);
@@ -194,10 +186,8 @@ mod tests {
 
     #[test]
     fn a_corrupted_frame_has_one_bit_inverted_and_no_verdict() {
-        let (mut device, mut peer) = pair(FaultConfig {
-            rx_corrupt: 1.0,
-            ..FaultConfig::default()
-        });
+        let (mut device, mut peer) =
+            pair(FaultConfig { rx_corrupt: 1.0, ..FaultConfig::default() });
         send(&mut peer, TxMeta::default());
         let (bytes, meta) = receive(&mut device).unwrap();
         assert_eq!(bytes.iter().map(|byte| byte.count_ones()).sum::<u32>(), 1);
@@ -207,20 +197,10 @@ mod tests {
 
     #[test]
     fn a_partial_checksum_is_completed_before_the_damage() {
-        let partial = PartialChecksum {
-            start: 34,
-            offset: 16,
-        };
-        let meta = TxMeta {
-            checksum: Some(partial),
-            segmentation: None,
-        };
+        let partial = PartialChecksum { start: 34, offset: 16 };
+        let meta = TxMeta { checksum: Some(partial), segmentation: None };
         for (rx_corrupt, tx_corrupt) in [(1.0, 0.0), (0.0, 1.0)] {
-            let config = FaultConfig {
-                rx_corrupt,
-                tx_corrupt,
-                ..FaultConfig::default()
-            };
+            let config = FaultConfig { rx_corrupt, tx_corrupt, ..FaultConfig::default() };
             let (mut device, mut peer) = pair(config);
             let (bytes, meta) = if rx_corrupt > 0.0 {
                 send(&mut peer, meta);
@@ -239,15 +219,10 @@ mod tests {
 
     #[test]
     fn a_superframe_to_be_corrupted_is_dropped() {
-        let (mut device, mut peer) = pair(FaultConfig {
-            tx_corrupt: 1.0,
-            ..FaultConfig::default()
-        });
+        let (mut device, mut peer) =
+            pair(FaultConfig { tx_corrupt: 1.0, ..FaultConfig::default() });
         let meta = TxMeta {
-            checksum: Some(PartialChecksum {
-                start: 34,
-                offset: 16,
-            }),
+            checksum: Some(PartialChecksum { start: 34, offset: 16 }),
             segmentation: Some(Segmentation {
                 kind: SegmentKind::Tcp4,
                 size: 40.try_into().unwrap(),
@@ -256,16 +231,7 @@ mod tests {
         };
         send(&mut device, meta);
         assert!(receive(&mut peer).is_none());
-        assert_eq!(
-            device.stats(),
-            FaultStats {
-                tx_dropped: 1,
-                ..FaultStats::default()
-            }
-        );
-        assert_eq!(
-            (device.counters().tx_frames, device.counters().tx_errors),
-            (1, 1)
-        );
+        assert_eq!(device.stats(), FaultStats { tx_dropped: 1, ..FaultStats::default() });
+        assert_eq!((device.counters().tx_frames, device.counters().tx_errors), (1, 1));
     }
 }

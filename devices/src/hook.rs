@@ -1,9 +1,8 @@
 //! Devices around a device.
 
+use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     Buffers, Caps, Counters, Device, Frame, Instant, RxMeta, RxQueue, SendError, TxMeta, TxQueue,
@@ -23,9 +22,9 @@ pub trait Hook {
         true
     }
 
-    /// A frame is lent to the stack. It is a copy, which the hook may change.
-    fn received(&mut self, frame: &mut [u8], meta: &mut RxMeta) {
-        let _ = (frame, meta);
+    /// A frame is about to be lent to the stack. The hook may change it.
+    fn received(&mut self, frame: &mut Received<'_>) {
+        let _ = frame;
     }
 
     /// Asked once per frame to be queued: false drops it. The hook may take requests out of `meta`
@@ -45,10 +44,45 @@ pub trait Hook {
     fn idle(&mut self) {}
 }
 
+/// A received frame in the hands of a [`Hook`]: still where the device wrote it, unless the hook
+/// changes it.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// What the device knows of it.
+    pub meta: RxMeta,
+    original: &'a [u8],
+    copy: &'a mut Vec<u8>,
+    changed: bool,
+}
+
+impl<'a> Received<'a> {
+    /// The frame.
+    pub fn bytes(&self) -> &[u8] {
+        if self.changed { self.copy } else { self.original }
+    }
+
+    /// The frame, to be changed: a copy, which the stack is lent instead.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        if !self.changed {
+            self.copy.clear();
+            self.copy.extend_from_slice(self.original);
+            self.changed = true;
+        }
+        self.copy
+    }
+
+    fn into_frame(self) -> Frame<'a> {
+        let Self { meta, original, copy, changed } = self;
+        let bytes = if changed { copy } else { original };
+        Frame { bytes, meta }
+    }
+}
+
 /// A device with a [`Hook`] on its frames.
 ///
-/// Received frames are copied, so that a hook can change them; sent ones stay in their slot. Frames
-/// that the hook drops are counted as `rx_errors` and `tx_errors`.
+/// Frames stay where the device has them, in its receive buffers and transmit slots; only received
+/// ones that the hook changes are copied. Frames that the hook drops are counted as `rx_errors` and
+/// `tx_errors`.
 ///
 /// ```
 /// use underpass_devices::{Device, Hook, Hooked, MemoryConfig, MemoryDevice, TxMeta, TxQueue};
@@ -65,160 +99,183 @@ pub trait Hook {
 /// let (device, _peer) = MemoryDevice::pair(MemoryConfig::default());
 /// let mut device = Hooked::around(device, Longest::default());
 /// device.split().1.send(60, TxMeta::default(), |frame| frame.fill(7))?;
-/// assert_eq!(device.with_hook(|longest| longest.0), 60);
+/// assert_eq!(device.hook().0, 60);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Hooked<D, H> {
-    caps: Caps,
-    rx: HookedRx<D, H>,
-    tx: HookedTx<D, H>,
-    /// Another descriptor of the device's wake-up, which can be lent without the lock.
-    bell: Option<OwnedFd>,
+    device: D,
+    /// Both halves call it, one call at a time: no borrow outlives a call of the hook.
+    hook: RefCell<H>,
+    rx: RxState,
+    tx: TxState,
 }
 
-/// The receive half of a [`Hooked`] device.
+/// The receive half of a [`Hooked`] device, around the one of the device inside.
 #[derive(Debug)]
-pub struct HookedRx<D, H> {
-    shared: Shared<D, H>,
+pub struct HookedRx<'a, Q, H> {
+    queue: Q,
+    hook: &'a RefCell<H>,
+    state: &'a mut RxState,
+}
+
+/// The transmit half of a [`Hooked`] device, around the one of the device inside.
+#[derive(Debug)]
+pub struct HookedTx<'a, Q, H> {
+    queue: Q,
+    hook: &'a RefCell<H>,
+    state: &'a mut TxState,
+}
+
+#[derive(Debug, Default)]
+struct RxState {
     /// One for each frame that the device filled and did not lend: is it kept?
     verdicts: VecDeque<bool>,
-    /// The frame that is lent.
-    copy: Vec<u8>,
+    /// How many of them are.
+    kept: usize,
+    /// A frame was lent, and not released.
     lending: bool,
+    /// The lent frame, if the hook changed it.
+    copy: Vec<u8>,
+    dropped_frames: u64,
+    dropped_bytes: u64,
 }
 
-/// The transmit half of a [`Hooked`] device.
 #[derive(Debug)]
-pub struct HookedTx<D, H> {
-    shared: Shared<D, H>,
+struct TxState {
+    caps: Caps,
     /// Where frames are written that are dropped.
     discard: Vec<u8>,
+    dropped_frames: u64,
+    dropped_bytes: u64,
 }
 
 impl<D: Device, H: Hook> Hooked<D, H> {
     /// The device with the hook.
     pub fn around(device: D, hook: H) -> Self {
-        let caps = device.caps().clone();
-        let inner = Inner {
-            device,
-            hook,
-            dropped: Counters::default(),
+        let tx = TxState {
+            caps: device.caps().clone(),
+            discard: Vec::new(),
+            dropped_frames: 0,
+            dropped_bytes: 0,
         };
-        let shared = Shared(Arc::new(Mutex::new(inner)));
-        Self {
-            caps,
-            rx: HookedRx {
-                shared: shared.clone(),
-                verdicts: VecDeque::new(),
-                copy: Vec::new(),
-                lending: false,
-            },
-            tx: HookedTx {
-                shared,
-                discard: Vec::new(),
-            },
-            bell: None,
-        }
+        Self { device, hook: RefCell::new(hook), rx: RxState::default(), tx }
     }
 
-    /// Looks into the hook.
-    pub fn with_hook<R>(&self, look: impl FnOnce(&mut H) -> R) -> R {
-        look(&mut self.rx.shared.lock().hook)
+    /// The hook.
+    pub fn hook(&self) -> Ref<'_, H> {
+        self.hook.borrow()
+    }
+
+    /// The hook, to be changed.
+    pub fn hook_mut(&mut self) -> &mut H {
+        self.hook.get_mut()
     }
 }
 
 impl<D: Device, H: Hook> Device for Hooked<D, H> {
-    type Rx = HookedRx<D, H>;
-    type Tx = HookedTx<D, H>;
+    type Rx<'a>
+        = HookedRx<'a, D::Rx<'a>, H>
+    where
+        Self: 'a;
+    type Tx<'a>
+        = HookedTx<'a, D::Tx<'a>, H>
+    where
+        Self: 'a;
 
     fn caps(&self) -> &Caps {
-        &self.caps
+        self.device.caps()
     }
 
-    fn split(&mut self) -> (&mut HookedRx<D, H>, &mut HookedTx<D, H>) {
-        (&mut self.rx, &mut self.tx)
+    fn split(&mut self) -> (Self::Rx<'_>, Self::Tx<'_>) {
+        let (rx, tx) = self.device.split();
+        let hook = &self.hook;
+        let rx = HookedRx { queue: rx, hook, state: &mut self.rx };
+        let tx = HookedTx { queue: tx, hook, state: &mut self.tx };
+        (rx, tx)
     }
 
     fn wake(&mut self) -> io::Result<Wake<'_>> {
-        let mut inner = self.rx.shared.lock();
-        inner.hook.idle();
-        match inner.device.wake()? {
-            Wake::Ready => return Ok(Wake::Ready),
-            Wake::Spin => return Ok(Wake::Spin),
-            Wake::Fd(fd) if self.bell.is_none() => self.bell = Some(fd.try_clone_to_owned()?),
-            Wake::Fd(_) => {}
-        }
-        Ok(self
-            .bell
-            .as_ref()
-            .map_or(Wake::Spin, |bell| Wake::Fd(bell.as_fd())))
+        self.hook.get_mut().idle();
+        self.device.wake()
     }
 
     fn counters(&self) -> Counters {
-        let inner = self.rx.shared.lock();
-        let (counted, dropped) = (inner.device.counters(), &inner.dropped);
+        let counted = self.device.counters();
         Counters {
-            rx_frames: counted.rx_frames - dropped.rx_frames,
-            rx_bytes: counted.rx_bytes - dropped.rx_bytes,
-            rx_errors: counted.rx_errors + dropped.rx_frames,
-            tx_frames: counted.tx_frames + dropped.tx_frames,
-            tx_bytes: counted.tx_bytes + dropped.tx_bytes,
-            tx_errors: counted.tx_errors + dropped.tx_frames,
+            rx_frames: counted.rx_frames - self.rx.dropped_frames,
+            rx_bytes: counted.rx_bytes - self.rx.dropped_bytes,
+            rx_errors: counted.rx_errors + self.rx.dropped_frames,
+            tx_frames: counted.tx_frames + self.tx.dropped_frames,
+            tx_bytes: counted.tx_bytes + self.tx.dropped_bytes,
+            tx_errors: counted.tx_errors + self.tx.dropped_frames,
             ..counted
         }
     }
 
     fn buffers(&self) -> Buffers {
-        self.rx.shared.lock().device.buffers()
+        self.device.buffers()
     }
 }
 
-impl<D: Device, H: Hook> RxQueue for HookedRx<D, H> {
+impl<Q: RxQueue, H: Hook> HookedRx<'_, Q, H> {
+    /// Takes the frames in front that are not kept from the device.
+    fn skip_dropped(&mut self) {
+        while self.state.verdicts.front() == Some(&false) {
+            self.state.verdicts.pop_front();
+            if let Some(frame) = self.queue.next() {
+                self.state.dropped_frames += 1;
+                self.state.dropped_bytes += frame.bytes.len() as u64;
+            }
+        }
+    }
+}
+
+impl<Q: RxQueue, H: Hook> RxQueue for HookedRx<'_, Q, H> {
     fn fill(&mut self, now: Instant) -> io::Result<usize> {
-        let mut inner = self.shared.lock();
-        inner.hook.tick(now);
-        let ready = inner.device.split().0.fill(now)?;
-        while self.verdicts.len() < ready {
-            self.verdicts.push_back(inner.hook.keeps_received());
+        let mut hook = self.hook.borrow_mut();
+        hook.tick(now);
+        let ready = self.queue.fill(now)?;
+        while self.state.verdicts.len() < ready {
+            let kept = hook.keeps_received();
+            self.state.verdicts.push_back(kept);
+            self.state.kept += usize::from(kept);
         }
-        let kept = self.verdicts.iter().filter(|keep| **keep).count();
-        if kept == 0 && !self.lending {
+        drop(hook);
+        if self.state.kept == 0 && !self.state.lending && ready > 0 {
             // Nobody will ask for these, so nobody would release them.
-            inner.skip_dropped(&mut self.verdicts);
-            inner.device.split().0.release();
+            self.skip_dropped();
+            self.queue.release();
         }
-        Ok(kept)
+        Ok(self.state.kept)
     }
 
     fn next(&mut self) -> Option<Frame<'_>> {
-        let mut inner = self.shared.lock();
-        let inner = &mut *inner;
-        inner.skip_dropped(&mut self.verdicts);
-        self.verdicts.pop_front()?;
-        let frame = inner.device.split().0.next()?;
-        self.copy.clear();
-        self.copy.extend_from_slice(frame.bytes);
-        let mut meta = frame.meta;
-        self.lending = true;
-        inner.hook.received(&mut self.copy, &mut meta);
-        Some(Frame {
-            bytes: &self.copy,
-            meta,
-        })
+        self.skip_dropped();
+        self.state.verdicts.pop_front()?;
+        self.state.kept -= 1;
+        self.state.lending = true;
+        let frame = self.queue.next()?;
+        let mut received = Received {
+            meta: frame.meta,
+            original: frame.bytes,
+            copy: &mut self.state.copy,
+            changed: false,
+        };
+        self.hook.borrow_mut().received(&mut received);
+        Some(received.into_frame())
     }
 
     fn release(&mut self) {
-        let mut inner = self.shared.lock();
-        inner.skip_dropped(&mut self.verdicts);
-        inner.device.split().0.release();
-        self.lending = false;
+        self.skip_dropped();
+        self.queue.release();
+        self.state.lending = false;
     }
 }
 
-impl<D: Device, H: Hook> TxQueue for HookedTx<D, H> {
+impl<Q: TxQueue, H: Hook> TxQueue for HookedTx<'_, Q, H> {
     fn room(&self) -> usize {
-        self.shared.lock().device.split().1.room()
+        self.queue.room()
     }
 
     fn send<R>(
@@ -227,71 +284,95 @@ impl<D: Device, H: Hook> TxQueue for HookedTx<D, H> {
         mut meta: TxMeta,
         write: impl FnOnce(&mut [u8]) -> R,
     ) -> Result<R, SendError> {
-        let mut inner = self.shared.lock();
-        let Inner {
-            device,
-            hook,
-            dropped,
-        } = &mut *inner;
-        let taken = device.caps().takes(len, &meta);
-        let (_, tx) = device.split();
-        if !taken || tx.room() == 0 {
+        if !self.state.caps.takes(len, &meta) || self.queue.room() == 0 {
             // The device refuses and counts it; the hook has nothing to see.
-            return tx.send(len, meta, write);
+            return self.queue.send(len, meta, write);
         }
-        if hook.before_send(&mut meta) {
-            return tx.send(len, meta, |slot| {
+        if self.hook.borrow_mut().before_send(&mut meta) {
+            return self.queue.send(len, meta, |slot| {
                 let value = write(slot);
-                hook.sent(slot, meta);
+                self.hook.borrow_mut().sent(slot, meta);
                 value
             });
         }
-        dropped.tx_frames += 1;
-        dropped.tx_bytes += len as u64;
-        self.discard.resize(len, 0);
-        Ok(write(&mut self.discard))
+        self.state.dropped_frames += 1;
+        self.state.dropped_bytes += len as u64;
+        self.state.discard.resize(len, 0);
+        Ok(write(&mut self.state.discard))
     }
 
     fn flush(&mut self, now: Instant) -> io::Result<()> {
-        let mut inner = self.shared.lock();
-        inner.hook.tick(now);
-        inner.device.split().1.flush(now)
+        self.hook.borrow_mut().tick(now);
+        self.queue.flush(now)
     }
 }
 
-/// What both halves need. The lock is never contended: both belong to one shard.
-#[derive(Debug)]
-struct Shared<D, H>(Arc<Mutex<Inner<D, H>>>);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryConfig, MemoryDevice};
 
-#[derive(Debug)]
-struct Inner<D, H> {
-    device: D,
-    hook: H,
-    /// What the hook dropped; only the frame and byte counts are used.
-    dropped: Counters,
-}
+    const NOW: Instant = Instant::ZERO;
 
-impl<D, H> Shared<D, H> {
-    fn lock(&self) -> MutexGuard<'_, Inner<D, H>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+    /// Looks at every frame, and changes those that begin with 1.
+    #[derive(Default)]
+    struct Look(Vec<*const u8>);
 
-impl<D, H> Clone for Shared<D, H> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<D: Device, H> Inner<D, H> {
-    /// Takes the frames in front that are not kept from the device.
-    fn skip_dropped(&mut self, verdicts: &mut VecDeque<bool>) {
-        while verdicts.front() == Some(&false) {
-            verdicts.pop_front();
-            if let Some(frame) = self.device.split().0.next() {
-                self.dropped.rx_frames += 1;
-                self.dropped.rx_bytes += frame.bytes.len() as u64;
+    impl Hook for Look {
+        fn received(&mut self, frame: &mut Received<'_>) {
+            self.0.push(frame.bytes().as_ptr());
+            if frame.bytes()[0] == 1 {
+                frame.bytes_mut()[1] = 9;
+                assert_eq!(frame.bytes()[..3], [1, 9, 1]);
             }
         }
+    }
+
+    fn receive(
+        device: &mut impl Device,
+        byte: u8,
+        peer: &mut MemoryDevice,
+    ) -> (Vec<u8>, *const u8) {
+        let (_, peer) = peer.split();
+        peer.send(60, TxMeta::default(), |frame| frame.fill(byte)).unwrap();
+        peer.flush(NOW).unwrap();
+        let (mut rx, _) = device.split();
+        assert_eq!(rx.fill(NOW).unwrap(), 1);
+        let bytes = rx.next().unwrap().bytes;
+        let received = (bytes.to_vec(), bytes.as_ptr());
+        rx.release();
+        received
+    }
+
+    #[test]
+    fn only_what_the_hook_changes_is_copied() {
+        let (device, mut peer) = MemoryDevice::pair(MemoryConfig::default());
+        let mut device = Hooked::around(device, Look::default());
+        let (bytes, at) = receive(&mut device, 2, &mut peer);
+        assert_eq!((bytes, at), (vec![2; 60], device.hook().0[0]));
+        let (bytes, at) = receive(&mut device, 1, &mut peer);
+        assert_eq!(bytes[..3], [1, 9, 1]);
+        assert_ne!(at, device.hook().0[1]);
+        let (bytes, _) = receive(&mut device, 2, &mut peer);
+        assert_eq!(bytes, [2; 60]);
+    }
+
+    #[test]
+    fn a_frame_may_be_written_while_another_is_taken() {
+        let (device, mut peer) = MemoryDevice::pair(MemoryConfig::default());
+        let mut device = Hooked::around(device, Look::default());
+        let (_, peer_tx) = peer.split();
+        peer_tx.send(60, TxMeta::default(), |frame| frame.fill(2)).unwrap();
+        peer_tx.flush(NOW).unwrap();
+        let (mut rx, mut tx) = device.split();
+        rx.fill(NOW).unwrap();
+        tx.send(60, TxMeta::default(), |slot| {
+            slot.copy_from_slice(rx.next().unwrap().bytes);
+        })
+        .unwrap();
+        tx.flush(NOW).unwrap();
+        let (peer_rx, _) = peer.split();
+        peer_rx.fill(NOW).unwrap();
+        assert_eq!(peer_rx.next().unwrap().bytes, [2; 60]);
     }
 }

@@ -36,7 +36,7 @@ mod trace;
 pub use caps::{Caps, Medium};
 pub use device::{Buffers, Counters, Device, Frame, RxQueue, SendError, TxQueue, Wake};
 pub use fault::{Fault, FaultConfig, FaultHook, FaultStats};
-pub use hook::{Hook, Hooked, HookedRx, HookedTx};
+pub use hook::{Hook, Hooked, HookedRx, HookedTx, Received};
 pub use mac::{MacAddr, ParseMacError};
 pub use memory::{MemoryConfig, MemoryDevice, MemoryRx, MemoryTx};
 pub use meta::{PartialChecksum, RxChecksum, RxMeta, SegmentKind, Segmentation, TxMeta};

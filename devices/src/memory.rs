@@ -43,11 +43,7 @@ impl MemoryConfig {
 
     fn caps(&self, mac: MacAddr) -> Caps {
         let caps = Caps::ethernet(mac, self.mtu);
-        if self.offloads {
-            caps.with_offloads(Self::MAX_SUPERFRAME)
-        } else {
-            caps
-        }
+        if self.offloads { caps.with_offloads(Self::MAX_SUPERFRAME) } else { caps }
     }
 }
 
@@ -105,23 +101,16 @@ impl MemoryDevice {
         let (tx_b, rx_a) = line(slots, slot_len);
         let end = |mac, rx, tx| Self {
             caps: config.caps(mac),
-            rx: MemoryRx {
-                line: rx,
-                counters: Counters::default(),
-            },
-            tx: MemoryTx {
-                caps: config.caps(mac),
-                line: tx,
-                counters: Counters::default(),
-            },
+            rx: MemoryRx { line: rx, counters: Counters::default() },
+            tx: MemoryTx { caps: config.caps(mac), line: tx, counters: Counters::default() },
         };
         (end(mac_a, rx_a, tx_a), end(mac_b, rx_b, tx_b))
     }
 }
 
 impl Device for MemoryDevice {
-    type Rx = MemoryRx;
-    type Tx = MemoryTx;
+    type Rx<'a> = &'a mut MemoryRx;
+    type Tx<'a> = &'a mut MemoryTx;
 
     fn caps(&self) -> &Caps {
         &self.caps

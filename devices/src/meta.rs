@@ -58,6 +58,16 @@ pub enum RxChecksum {
     Bad,
 }
 
+impl RxChecksum {
+    /// What is left to complete, if anything is.
+    pub const fn partial(self) -> Option<PartialChecksum> {
+        match self {
+            Self::Partial(partial) => Some(partial),
+            Self::Unverified | Self::Valid | Self::Bad => None,
+        }
+    }
+}
+
 /// What the device tells of one received frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RxMeta {
@@ -75,9 +85,7 @@ pub struct RxMeta {
 impl From<TxMeta> for RxMeta {
     fn from(sent: TxMeta) -> Self {
         Self {
-            checksum: sent
-                .checksum
-                .map_or(RxChecksum::Unverified, RxChecksum::Partial),
+            checksum: sent.checksum.map_or(RxChecksum::Unverified, RxChecksum::Partial),
             segmentation: sent.segmentation.map(|cut| cut.size),
             ..Self::default()
         }

@@ -13,7 +13,7 @@ use pcap_file::pcapng::blocks::interface_description::{
 use pcap_file::{DataLink, PcapError};
 
 use crate::segment::complete_checksum;
-use crate::{Device, Hook, Hooked, Instant, Medium, PartialChecksum, RxChecksum, RxMeta, TxMeta};
+use crate::{Device, Hook, Hooked, Instant, Medium, PartialChecksum, Received, TxMeta};
 
 /// A device around a device that writes every frame to a pcapng file (draft-ietf-opsawg-pcapng), in
 /// nanoseconds, marked inbound or outbound.
@@ -71,18 +71,19 @@ impl<D: Device, W: Write + Send> Pcap<D, W> {
 
     /// Frames written.
     pub fn frames(&self) -> u64 {
-        self.with_hook(|hook| hook.frames)
+        self.hook().frames
     }
 
     /// Why the capture ended, if it did, and how many frames have passed since without being
     /// written.
     pub fn error(&self) -> Option<(String, u64)> {
-        self.with_hook(|hook| hook.error.as_ref().map(|e| (e.to_string(), hook.missed)))
+        let hook = self.hook();
+        hook.error.as_ref().map(|e| (e.to_string(), hook.missed))
     }
 
     /// Flushes the writer.
-    pub fn flush(&self) -> io::Result<()> {
-        self.with_hook(|hook| hook.writer.get_mut().flush())
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.hook_mut().writer.get_mut().flush()
     }
 }
 
@@ -142,12 +143,9 @@ impl<W: Write> Hook for PcapHook<W> {
         self.now = now;
     }
 
-    fn received(&mut self, frame: &mut [u8], meta: &mut RxMeta) {
-        let partial = match meta.checksum {
-            RxChecksum::Partial(partial) => Some(partial),
-            _ => None,
-        };
-        self.record(Direction::Inbound, frame, partial);
+    fn received(&mut self, frame: &mut Received<'_>) {
+        let partial = frame.meta.checksum.partial();
+        self.record(Direction::Inbound, frame.bytes(), partial);
     }
 
     fn sent(&mut self, frame: &mut [u8], meta: TxMeta) {
@@ -212,31 +210,21 @@ mod tests {
     }
 
     fn capture(room: usize) -> (Pcap<MemoryDevice, Disk>, MemoryDevice, Disk) {
-        let config = MemoryConfig {
-            offloads: true,
-            ..MemoryConfig::default()
-        };
+        let config = MemoryConfig { offloads: true, ..MemoryConfig::default() };
         let (device, peer) = MemoryDevice::pair(config);
-        let disk = Disk {
-            bytes: Arc::default(),
-            room,
-        };
+        let disk = Disk { bytes: Arc::default(), room };
         let epoch = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        (
-            Pcap::new(device, "mem0", disk.clone(), epoch).unwrap(),
-            peer,
-            disk,
-        )
+        (Pcap::new(device, "mem0", disk.clone(), epoch).unwrap(), peer, disk)
     }
 
     fn send(device: &mut impl Device, byte: u8, meta: TxMeta) {
-        let (_, tx) = device.split();
+        let (_, mut tx) = device.split();
         tx.send(61, meta, |frame| frame.fill(byte)).unwrap();
         tx.flush(Instant::from_nanos(5)).unwrap();
     }
 
     fn receive(device: &mut impl Device, now: Instant) -> usize {
-        let (rx, _) = device.split();
+        let (mut rx, _) = device.split();
         rx.fill(now).unwrap();
         let count = std::iter::from_fn(|| rx.next().map(|_| ())).count();
         rx.release();
@@ -248,18 +236,8 @@ mod tests {
         let (mut device, mut peer, disk) = capture(usize::MAX);
         send(&mut peer, 1, TxMeta::default());
         assert_eq!(receive(&mut device, Instant::from_nanos(1_000_000_007)), 1);
-        let partial = PartialChecksum {
-            start: 34,
-            offset: 16,
-        };
-        send(
-            &mut device,
-            0,
-            TxMeta {
-                checksum: Some(partial),
-                segmentation: None,
-            },
-        );
+        let partial = PartialChecksum { start: 34, offset: 16 };
+        send(&mut device, 0, TxMeta { checksum: Some(partial), segmentation: None });
         assert_eq!((device.frames(), device.error()), (2, None));
 
         let bytes = disk.bytes.lock().unwrap().clone();
@@ -281,9 +259,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        let [inbound, outbound] = &packets[..] else {
-            panic!("{packets:?}")
-        };
+        let [inbound, outbound] = &packets[..] else { panic!("{packets:?}") };
         assert_eq!(inbound.timestamp, Duration::new(1_700_000_001, 7));
         assert_eq!(inbound.options, [EnhancedPacketOption::Flags(1)]);
         assert_eq!(*inbound.data, [1; 61]);
@@ -291,11 +267,9 @@ mod tests {
         assert_eq!(outbound.data[50..52], [0xff, 0xff], "completed in the copy");
         assert_eq!(outbound.original_len, 61);
         peer.split().0.fill(Instant::ZERO).unwrap();
-        assert_eq!(
-            peer.split().0.next().unwrap().bytes,
-            [0; 61],
-            "not in the frame itself"
-        );
+        let (peer_rx, _) = peer.split();
+        let frame = peer_rx.next().unwrap();
+        assert_eq!(frame.bytes, [0; 61], "not in the frame itself");
     }
 
     #[test]

@@ -99,12 +99,7 @@ impl Headers {
         let tcp_len = usize::from(frame.get(tcp + 12).ok_or(Malformed)? >> 4) * 4;
         let consistent = partial.offset == 16 && tcp_len >= 20 && tcp + tcp_len == len;
         if fits && consistent && len <= frame.len() {
-            Ok(Self {
-                kind: cut.kind,
-                ip,
-                tcp,
-                len,
-            })
+            Ok(Self { kind: cut.kind, ip, tcp, len })
         } else {
             Err(Malformed)
         }
@@ -132,10 +127,7 @@ impl Headers {
         let tcp_len = segment.len() - self.tcp;
         let pseudo = fold(addresses + u64::from(TCP) + tcp_len as u64);
         put16(segment, self.tcp + 16, pseudo)?;
-        let partial = PartialChecksum {
-            start: self.tcp as u16,
-            offset: 16,
-        };
+        let partial = PartialChecksum { start: self.tcp as u16, offset: 16 };
         complete_checksum(segment, partial)
     }
 
@@ -152,15 +144,11 @@ impl Headers {
                 let header = segment.get(self.ip..self.tcp).ok_or(Malformed)?;
                 let checksum = !fold(sum(header));
                 put16(segment, self.ip + 10, checksum)?;
-                Ok(sum(segment
-                    .get(self.ip + 12..self.ip + 20)
-                    .ok_or(Malformed)?))
+                Ok(sum(segment.get(self.ip + 12..self.ip + 20).ok_or(Malformed)?))
             }
             SegmentKind::Tcp6 => {
                 put16(segment, self.ip + 4, in_field(ip_len - 40)?)?;
-                Ok(sum(segment
-                    .get(self.ip + 8..self.ip + 40)
-                    .ok_or(Malformed)?))
+                Ok(sum(segment.get(self.ip + 8..self.ip + 40).ok_or(Malformed)?))
             }
         }
     }
@@ -170,11 +158,7 @@ impl Headers {
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<2>();
     let odd = rest.first().map_or(0, |byte| u64::from(*byte) << 8);
-    words
-        .iter()
-        .map(|word| u64::from(u16::from_be_bytes(*word)))
-        .sum::<u64>()
-        + odd
+    words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum::<u64>() + odd
 }
 
 /// The sum in 16 bits, with end-around carry.
@@ -187,16 +171,12 @@ pub(crate) fn fold(mut sum: u64) -> u16 {
 
 fn get16(bytes: &[u8], at: usize) -> Result<u16, Malformed> {
     let field = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    field
-        .map(|field| u16::from_be_bytes(*field))
-        .ok_or(Malformed)
+    field.map(|field| u16::from_be_bytes(*field)).ok_or(Malformed)
 }
 
 fn get32(bytes: &[u8], at: usize) -> Result<u32, Malformed> {
     let field = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    field
-        .map(|field| u32::from_be_bytes(*field))
-        .ok_or(Malformed)
+    field.map(|field| u32::from_be_bytes(*field)).ok_or(Malformed)
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> Result<(), Malformed> {
@@ -230,11 +210,7 @@ mod tests {
 
     impl Superframe {
         fn ip_len(&self) -> usize {
-            if self.kind == SegmentKind::Tcp4 {
-                20
-            } else {
-                40
-            }
+            if self.kind == SegmentKind::Tcp4 { 20 } else { 40 }
         }
 
         fn header_len(&self) -> usize {
@@ -247,13 +223,7 @@ mod tests {
                 size: self.size.try_into().unwrap(),
                 header_len: self.header_len() as u16,
             };
-            (
-                cut,
-                PartialChecksum {
-                    start: (self.link + self.ip_len()) as u16,
-                    offset: 16,
-                },
-            )
+            (cut, PartialChecksum { start: (self.link + self.ip_len()) as u16, offset: 16 })
         }
 
         fn bytes(&self) -> Vec<u8> {
@@ -291,36 +261,24 @@ mod tests {
         let kind = prop_oneof![Just(SegmentKind::Tcp4), Just(SegmentKind::Tcp6)];
         let options = (0..=10_usize).prop_map(|words| words * 4);
         let payload = prop::collection::vec(any::<u8>(), 0..20_000);
-        (
-            link,
-            kind,
-            options,
-            1..9000_u16,
-            any::<(u32, u16, u8)>(),
-            payload,
+        (link, kind, options, 1..9000_u16, any::<(u32, u16, u8)>(), payload).prop_map(
+            |(link, kind, options, size, (seq, id, flags), payload)| Superframe {
+                link,
+                kind,
+                options,
+                size: size.max(64),
+                seq,
+                id,
+                flags,
+                payload,
+            },
         )
-            .prop_map(|(link, kind, options, size, (seq, id, flags), payload)| {
-                Superframe {
-                    link,
-                    kind,
-                    options,
-                    size: size.max(64),
-                    seq,
-                    id,
-                    flags,
-                    payload,
-                }
-            })
     }
 
     fn transport_sum_is_right(segment: &[u8], of: &Superframe) -> bool {
         let ip = of.link;
         let tcp = ip + of.ip_len();
-        let addresses = if of.ip_len() == 20 {
-            ip + 12..ip + 20
-        } else {
-            ip + 8..ip + 40
-        };
+        let addresses = if of.ip_len() == 20 { ip + 12..ip + 20 } else { ip + 8..ip + 40 };
         let pseudo = sum(&segment[addresses]) + u64::from(TCP) + (segment.len() - tcp) as u64;
         fold(pseudo + sum(&segment[tcp..])) == 0xffff
     }
@@ -376,23 +334,13 @@ mod tests {
     #[test]
     fn a_checksum_of_zero_is_written_as_ones() {
         let mut frame = [0xff, 0xfe, 0x00, 0x01];
-        complete_checksum(
-            &mut frame,
-            PartialChecksum {
-                start: 0,
-                offset: 2,
-            },
-        )
-        .unwrap();
+        complete_checksum(&mut frame, PartialChecksum { start: 0, offset: 2 }).unwrap();
         assert_eq!(frame, [0xff, 0xfe, 0xff, 0xff]);
     }
 
     #[test]
     fn the_example_of_rfc_1071_sums_up() {
-        assert_eq!(
-            fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])),
-            0xddf2
-        );
+        assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
         assert_eq!(sum(&[0x01]), 0x100);
     }
 
@@ -413,27 +361,10 @@ mod tests {
         let is_malformed =
             |frame: &[u8], cut, partial| segment(frame, cut, partial, |_| ()) == Err(Malformed);
         assert!(!is_malformed(&frame, cut, partial));
-        let six = Segmentation {
-            kind: SegmentKind::Tcp6,
-            ..cut
-        };
+        let six = Segmentation { kind: SegmentKind::Tcp6, ..cut };
         assert!(is_malformed(&frame, six, partial));
-        assert!(is_malformed(
-            &frame,
-            Segmentation {
-                header_len: 58,
-                ..cut
-            },
-            partial
-        ));
-        assert!(is_malformed(
-            &frame,
-            cut,
-            PartialChecksum {
-                offset: 6,
-                ..partial
-            }
-        ));
+        assert!(is_malformed(&frame, Segmentation { header_len: 58, ..cut }, partial));
+        assert!(is_malformed(&frame, cut, PartialChecksum { offset: 6, ..partial }));
         assert!(is_malformed(&frame[..50], cut, partial));
         let mut udp = frame.clone();
         udp[14 + 9] = 17;

@@ -116,9 +116,7 @@ impl SimLink {
     /// Both ends of a new link, with the addresses 02:00:00:00:00:01 and …:02, and the link itself.
     pub fn pair(config: LinkConfig) -> (SimDevice, SimDevice, Self) {
         let [there, back] = [0, 1].map(|direction| SharedWire::new(Wire::new(config, direction)));
-        let link = Self {
-            wires: [there.clone(), back.clone()],
-        };
+        let link = Self { wires: [there.clone(), back.clone()] };
         let end = |mac, rx: &SharedWire, tx: &SharedWire| SimDevice::new(config, mac, rx, tx);
         let a = end(MacAddr::local(1), &back, &there);
         let b = end(MacAddr::local(2), &there, &back);
@@ -128,10 +126,7 @@ impl SimLink {
     /// When the next frame in flight arrives, at either end: the time to jump to when both ends
     /// have nothing to do.
     pub fn next_arrival(&self) -> Option<Instant> {
-        self.wires
-            .iter()
-            .filter_map(|wire| wire.lock().next_arrival())
-            .min()
+        self.wires.iter().filter_map(|wire| wire.lock().next_arrival()).min()
     }
 
     /// What has happened so far.
@@ -168,11 +163,7 @@ pub struct SimDevice {
 impl SimDevice {
     fn new(config: LinkConfig, mac: MacAddr, rx: &SharedWire, tx: &SharedWire) -> Self {
         let caps = Caps::ethernet(mac, config.mtu);
-        let caps = if config.offloads {
-            caps.with_offloads(MAX_SUPERFRAME)
-        } else {
-            caps
-        };
+        let caps = if config.offloads { caps.with_offloads(MAX_SUPERFRAME) } else { caps };
         Self {
             rx: SimRx {
                 wire: rx.clone(),
@@ -211,8 +202,8 @@ pub struct SimTx {
 }
 
 impl Device for SimDevice {
-    type Rx = SimRx;
-    type Tx = SimTx;
+    type Rx<'a> = &'a mut SimRx;
+    type Tx<'a> = &'a mut SimTx;
 
     fn caps(&self) -> &Caps {
         &self.caps
@@ -223,11 +214,7 @@ impl Device for SimDevice {
     }
 
     fn wake(&mut self) -> io::Result<Wake<'_>> {
-        Ok(if self.rx.held.len() > self.rx.lent {
-            Wake::Ready
-        } else {
-            Wake::Spin
-        })
+        Ok(if self.rx.held.len() > self.rx.lent { Wake::Ready } else { Wake::Spin })
     }
 
     fn counters(&self) -> Counters {
@@ -274,17 +261,12 @@ impl RxQueue for SimRx {
         self.lent += 1;
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.bytes.len() as u64;
-        Some(Frame {
-            bytes: &frame.bytes,
-            meta: frame.meta(),
-        })
+        Some(Frame { bytes: &frame.bytes, meta: frame.meta() })
     }
 
     fn release(&mut self) {
         let mut wire = self.wire.lock();
-        self.held
-            .drain(..self.lent)
-            .for_each(|frame| wire.recycle(frame.bytes));
+        self.held.drain(..self.lent).for_each(|frame| wire.recycle(frame.bytes));
         self.lent = 0;
     }
 }

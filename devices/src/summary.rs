@@ -57,10 +57,7 @@ fn ethernet(f: &mut fmt::Formatter<'_>, frame: &[u8]) -> Printed {
         return Ok(None);
     };
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = *header;
-    let (dst, src) = (
-        MacAddr([d0, d1, d2, d3, d4, d5]),
-        MacAddr([s0, s1, s2, s3, s4, s5]),
-    );
+    let (dst, src) = (MacAddr([d0, d1, d2, d3, d4, d5]), MacAddr([s0, s1, s2, s3, s4, s5]));
     write!(f, "{src} > {dst} ")?;
     let Some((mut ethertype, mut payload)) = split_u16(rest) else {
         return Ok(None);
@@ -102,9 +99,7 @@ fn ipv4(f: &mut fmt::Formatter<'_>, packet: &[u8]) -> Printed {
     if fragment > 0 {
         return write!(f, "fragment at {}", u32::from(fragment) * 8).map(Some);
     }
-    let payload = packet
-        .get(usize::from(first & 0xf) * 4..)
-        .unwrap_or_default();
+    let payload = packet.get(usize::from(first & 0xf) * 4..).unwrap_or_default();
     transport(f, header[9], payload)
 }
 
@@ -145,25 +140,7 @@ fn tcp(f: &mut fmt::Formatter<'_>, segment: &[u8]) -> Printed {
     let Some(header) = segment.first_chunk::<20>() else {
         return Ok(None);
     };
-    let [
-        s0,
-        s1,
-        d0,
-        d1,
-        q0,
-        q1,
-        q2,
-        q3,
-        a0,
-        a1,
-        a2,
-        a3,
-        offset,
-        flags,
-        w0,
-        w1,
-        ..,
-    ] = *header;
+    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, ..] = *header;
     let (src, dst) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
     write!(f, "TCP {src} > {dst} [")?;
     // tcpdump's letters, from bit 0 up: FIN SYN RST PSH ACK URG ECE CWR.
@@ -172,10 +149,7 @@ fn tcp(f: &mut fmt::Formatter<'_>, segment: &[u8]) -> Printed {
             write!(f, "{letter}")?;
         }
     }
-    let (seq, ack) = (
-        u32::from_be_bytes([q0, q1, q2, q3]),
-        u32::from_be_bytes([a0, a1, a2, a3]),
-    );
+    let (seq, ack) = (u32::from_be_bytes([q0, q1, q2, q3]), u32::from_be_bytes([a0, a1, a2, a3]));
     let len = segment.len().saturating_sub(usize::from(offset >> 4) * 4);
     let window = u16::from_be_bytes([w0, w1]);
     write!(f, "] seq {seq} ack {ack} win {window} len {len}").map(Some)
@@ -185,30 +159,8 @@ fn arp(f: &mut fmt::Formatter<'_>, packet: &[u8]) -> Printed {
     let Some(packet) = packet.first_chunk::<28>() else {
         return Ok(None);
     };
-    let [
-        ..,
-        operation,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        t0,
-        t1,
-        t2,
-        t3,
-    ] = *packet;
+    let [.., operation, _, _, _, _, _, _, s0, s1, s2, s3, _, _, _, _, _, _, t0, t1, t2, t3] =
+        *packet;
     let (sender, target) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(t0, t1, t2, t3));
     match operation {
         1 => write!(f, "ARP who has {target}? tell {sender}"),
@@ -219,9 +171,7 @@ fn arp(f: &mut fmt::Formatter<'_>, packet: &[u8]) -> Printed {
 }
 
 fn split_u16(bytes: &[u8]) -> Option<(u16, &[u8])> {
-    bytes
-        .split_first_chunk()
-        .map(|(value, rest)| (u16::from_be_bytes(*value), rest))
+    bytes.split_first_chunk().map(|(value, rest)| (u16::from_be_bytes(*value), rest))
 }
 
 #[cfg(test)]
@@ -236,9 +186,7 @@ mod tests {
     fn line(parts: &[&[u8]]) -> String {
         let frame = [&[&MACS[..]], parts].concat().concat();
         let line = FrameSummary::new(Medium::Ethernet, &frame).to_string();
-        line.strip_prefix(&format!("{} {PREFIX} ", frame.len()))
-            .unwrap()
-            .to_owned()
+        line.strip_prefix(&format!("{} {PREFIX} ", frame.len())).unwrap().to_owned()
     }
 
     fn ipv4(protocol: u8, fragment: u8) -> Vec<u8> {
@@ -249,9 +197,7 @@ mod tests {
 
     #[test]
     fn frames_read_like_tcpdump() {
-        let tcp = [
-            0, 80, 0x10, 0x92, 0, 0, 0, 5, 0, 0, 0, 9, 0x50, 0x12, 4, 0, 0, 0, 0, 0, 7, 7,
-        ];
+        let tcp = [0, 80, 0x10, 0x92, 0, 0, 0, 5, 0, 0, 0, 9, 0x50, 0x12, 4, 0, 0, 0, 0, 0, 7, 7];
         assert_eq!(
             line(&[&[8, 0], &ipv4(6, 0), &tcp]),
             "10.0.0.1 > 10.0.0.2 TCP 80 > 4242 [S.] seq 5 ack 9 win 1024 len 2"
@@ -260,25 +206,14 @@ mod tests {
             line(&[&[0x81, 0, 0x20, 7, 8, 0], &ipv4(17, 0), &[0, 1, 0, 2]]),
             "VLAN 7 10.0.0.1 > 10.0.0.2 UDP 1 > 2"
         );
-        assert_eq!(
-            line(&[&[8, 0], &ipv4(6, 3), &tcp]),
-            "10.0.0.1 > 10.0.0.2 fragment at 24"
-        );
-        let ipv6 = [
-            &[0x60, 0, 0, 0, 0, 8, 58, 255][..],
-            &[0xfe; 16],
-            &[0xfd; 16],
-        ]
-        .concat();
+        assert_eq!(line(&[&[8, 0], &ipv4(6, 3), &tcp]), "10.0.0.1 > 10.0.0.2 fragment at 24");
+        let ipv6 = [&[0x60, 0, 0, 0, 0, 8, 58, 255][..], &[0xfe; 16], &[0xfd; 16]].concat();
         assert!(line(&[&[0x86, 0xdd], &ipv6, &[135, 0]]).ends_with("ICMPv6 type 135 code 0"));
         let mut arp = [0; 28];
         arp[7] = 1;
         arp[14..18].copy_from_slice(&[10, 0, 0, 1]);
         arp[24..].copy_from_slice(&[10, 0, 0, 2]);
-        assert_eq!(
-            line(&[&[8, 6], &arp]),
-            "ARP who has 10.0.0.2? tell 10.0.0.1"
-        );
+        assert_eq!(line(&[&[8, 6], &arp]), "ARP who has 10.0.0.2? tell 10.0.0.1");
         assert_eq!(line(&[&[8, 0], &[0x45]]), "(cut short)");
     }
 

@@ -1,7 +1,7 @@
 //! A device that logs its traffic.
 
 use crate::summary::FrameSummary;
-use crate::{Caps, Device, Hook, Hooked, Instant, Medium, RxMeta, TxMeta};
+use crate::{Caps, Device, Hook, Hooked, Instant, Medium, Received, TxMeta};
 
 /// A device around a device that emits a [`tracing`] event at level TRACE for every frame: its
 /// direction, its offloads and a [`FrameSummary`].
@@ -20,14 +20,7 @@ impl<D: Device> Trace<D> {
     /// The device, called `name` in the events.
     pub fn new(device: D, name: impl Into<String>) -> Self {
         let Caps { medium, .. } = *device.caps();
-        Self::around(
-            device,
-            TraceHook {
-                name: name.into(),
-                medium,
-                now: Instant::ZERO,
-            },
-        )
+        Self::around(device, TraceHook { name: name.into(), medium, now: Instant::ZERO })
     }
 }
 
@@ -44,14 +37,14 @@ impl Hook for TraceHook {
         self.now = now;
     }
 
-    fn received(&mut self, frame: &mut [u8], meta: &mut RxMeta) {
+    fn received(&mut self, frame: &mut Received<'_>) {
         tracing::trace!(
             device = %self.name,
             now = %self.now,
-            checksum = ?meta.checksum,
-            segment = meta.segmentation.map_or(0, u16::from),
+            checksum = ?frame.meta.checksum,
+            segment = frame.meta.segmentation.map_or(0, u16::from),
             "rx {}",
-            FrameSummary::new(self.medium, frame)
+            FrameSummary::new(self.medium, frame.bytes())
         );
     }
 
@@ -113,13 +106,10 @@ mod tests {
         tracing::subscriber::with_default(messages.clone(), || {
             let (device, mut peer) = MemoryDevice::pair(MemoryConfig::default());
             let mut device = Trace::new(device, "mem0");
-            let (rx, tx) = device.split();
-            tx.send(60, TxMeta::default(), |frame| frame.fill(2))
-                .unwrap();
+            let (mut rx, mut tx) = device.split();
+            tx.send(60, TxMeta::default(), |frame| frame.fill(2)).unwrap();
             let (_, peer_tx) = peer.split();
-            peer_tx
-                .send(61, TxMeta::default(), |frame| frame.fill(2))
-                .unwrap();
+            peer_tx.send(61, TxMeta::default(), |frame| frame.fill(2)).unwrap();
             peer_tx.flush(Instant::ZERO).unwrap();
             rx.fill(Instant::ZERO).unwrap();
             rx.next().unwrap();

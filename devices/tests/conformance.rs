@@ -20,12 +20,7 @@ struct Memory<F, D> {
 impl<F: FnMut(MemoryDevice) -> D, D: Device> Memory<F, D> {
     fn new(config: MemoryConfig, mut wrap: F) -> Self {
         let (device, peer) = MemoryDevice::pair(config);
-        Self {
-            config,
-            device: wrap(device),
-            wrap,
-            peer: DevicePeer::new(peer),
-        }
+        Self { config, device: wrap(device), wrap, peer: DevicePeer::new(peer) }
     }
 }
 
@@ -54,23 +49,14 @@ fn all_pass<D: Device>(config: MemoryConfig, wrap: impl FnMut(MemoryDevice) -> D
 const PLAIN: fn() -> MemoryConfig = MemoryConfig::default;
 
 fn offloads() -> MemoryConfig {
-    MemoryConfig {
-        slots: 64,
-        offloads: true,
-        ..MemoryConfig::default()
-    }
+    MemoryConfig { slots: 64, offloads: true, ..MemoryConfig::default() }
 }
 
 #[test]
 fn memory() {
     for slots in [1, 2, 7, 256] {
         let report = all_pass(MemoryConfig { slots, ..PLAIN() }, |device| device);
-        assert!(
-            report
-                .skipped
-                .iter()
-                .all(|(case, _)| *case == Case::Offloads)
-        );
+        assert!(report.skipped.iter().all(|(case, _)| *case == Case::Offloads));
     }
 }
 
@@ -82,31 +68,19 @@ fn memory_with_offloads() {
 
 #[test]
 fn wrappers() {
-    for config in [
-        MemoryConfig {
-            slots: 32,
-            ..PLAIN()
-        },
-        offloads(),
-    ] {
+    for config in [MemoryConfig { slots: 32, ..PLAIN() }, offloads()] {
         all_pass(config, |device| Fault::new(device, FaultConfig::default()));
         all_pass(config, |device| {
             Pcap::new(device, "memory", io::sink(), SystemTime::now()).unwrap()
         });
         all_pass(config, |device| Trace::new(device, "memory"));
-        all_pass(config, |device| {
-            Trace::new(Fault::new(device, FaultConfig::default()), "two")
-        });
+        all_pass(config, |device| Trace::new(Fault::new(device, FaultConfig::default()), "two"));
     }
 }
 
 #[test]
 fn a_lossy_device_passes_as_long_as_it_counts() {
-    let config = FaultConfig {
-        rx_drop: 0.1,
-        tx_drop: 0.1,
-        ..FaultConfig::default()
-    };
+    let config = FaultConfig { rx_drop: 0.1, tx_drop: 0.1, ..FaultConfig::default() };
     let mut harness = Memory::new(PLAIN(), |device| Fault::new(device, config));
     let cases = [Case::Bursts, Case::RingWrap, Case::TxFull, Case::RxOverrun];
     let report = conformance::run_cases(&mut harness, &cases).unwrap();
@@ -124,11 +98,7 @@ struct Sim {
 impl Sim {
     fn new(config: LinkConfig) -> Self {
         let (device, peer, _link) = SimLink::pair(config);
-        Self {
-            config,
-            device,
-            peer: DevicePeer::new(peer),
-        }
+        Self { config, device, peer: DevicePeer::new(peer) }
     }
 }
 
@@ -153,23 +123,12 @@ impl Harness for Sim {
 #[test]
 fn simulated_link() {
     let plain = LinkConfig::default();
-    let offloads = LinkConfig {
-        offloads: true,
-        ..plain
-    };
-    let slow = LinkConfig {
-        delay: Duration::from_micros(200),
-        ..plain
-    };
+    let offloads = LinkConfig { offloads: true, ..plain };
+    let slow = LinkConfig { delay: Duration::from_micros(200), ..plain };
     for config in [plain, offloads, slow] {
         let report = conformance::run(&mut Sim::new(config)).unwrap();
         println!("{report}");
         assert_eq!(report.passed.contains(&Case::Offloads), config.offloads);
-        assert!(
-            report
-                .skipped
-                .iter()
-                .any(|(case, _)| *case == Case::WakeAfterIdle)
-        );
+        assert!(report.skipped.iter().any(|(case, _)| *case == Case::WakeAfterIdle));
     }
 }

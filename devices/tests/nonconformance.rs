@@ -5,8 +5,8 @@ use std::io;
 
 use underpass_devices::conformance::{self, Case, DevicePeer, Harness};
 use underpass_devices::{
-    Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, RxQueue,
-    SendError, TxMeta, TxQueue, Wake,
+    Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, MemoryRx,
+    MemoryTx, RxQueue, SendError, TxMeta, TxQueue, Wake,
 };
 
 /// What a [`Broken`] device does wrong.
@@ -28,107 +28,104 @@ enum Flaw {
     LeavesOffloadsUndone,
 }
 
+/// A memory device with a flaw.
 struct Broken {
-    rx: BrokenRx,
-    tx: BrokenTx,
-    caps: Caps,
-}
-
-/// A memory device serves both halves: frames pass through copies.
-struct BrokenRx {
     flaw: Flaw,
     device: MemoryDevice,
-    copy: Vec<u8>,
+    /// One end of a link where nothing ever arrives, and the other end, which keeps it open.
+    silent: (MemoryDevice, MemoryDevice),
+    lending: Lending,
+}
+
+#[derive(Default)]
+struct Lending {
     count: u64,
+    copy: Vec<u8>,
 }
 
-struct BrokenTx {
+struct BrokenRx<'a> {
     flaw: Flaw,
-    device: MemoryDevice,
+    queue: &'a mut MemoryRx,
+    lending: &'a mut Lending,
+}
+
+struct BrokenTx<'a> {
+    flaw: Flaw,
+    queue: &'a mut MemoryTx,
+    longest: usize,
 }
 
 impl Device for Broken {
-    type Rx = BrokenRx;
-    type Tx = BrokenTx;
+    type Rx<'a> = BrokenRx<'a>;
+    type Tx<'a> = BrokenTx<'a>;
 
     fn caps(&self) -> &Caps {
-        &self.caps
+        self.device.caps()
     }
 
-    fn split(&mut self) -> (&mut BrokenRx, &mut BrokenTx) {
-        (&mut self.rx, &mut self.tx)
+    fn split(&mut self) -> (BrokenRx<'_>, BrokenTx<'_>) {
+        let flaw = self.flaw;
+        let longest = self.device.caps().max_frame();
+        let (rx, tx) = self.device.split();
+        let rx = BrokenRx { flaw, queue: rx, lending: &mut self.lending };
+        let tx = BrokenTx { flaw, queue: tx, longest };
+        (rx, tx)
     }
 
     fn wake(&mut self) -> io::Result<Wake<'_>> {
-        match (self.rx.flaw, self.rx.device.wake()?) {
-            // The descriptor of the other link, where nothing ever arrives.
-            (Flaw::NeverWakes, _) | (Flaw::IgnoresTheRace, Wake::Ready) => self.tx.device.wake(),
+        match (self.flaw, self.device.wake()?) {
+            (Flaw::NeverWakes, _) | (Flaw::IgnoresTheRace, Wake::Ready) => self.silent.0.wake(),
             (Flaw::AlwaysWakes, _) => Ok(Wake::Ready),
-            _ => self.rx.device.wake(),
+            _ => self.device.wake(),
         }
     }
 
     fn counters(&self) -> Counters {
-        let (rx, tx) = (self.rx.device.counters(), self.tx.device.counters());
-        let extra = u64::from(self.rx.flaw == Flaw::MiscountsFrames && rx.rx_frames > 100);
-        Counters {
-            rx_frames: rx.rx_frames + extra,
-            rx_bytes: rx.rx_bytes,
-            ..tx
-        }
+        let counted = self.device.counters();
+        let extra = u64::from(self.flaw == Flaw::MiscountsFrames && counted.rx_frames > 100);
+        Counters { rx_frames: counted.rx_frames + extra, ..counted }
     }
 
     fn buffers(&self) -> Buffers {
-        let (rx, tx) = (self.rx.device.buffers(), self.tx.device.buffers());
-        let lost = usize::from(self.rx.flaw == Flaw::ForgetsABuffer && rx.rx_lent > 3);
-        Buffers {
-            rx_lent: rx.rx_lent - lost,
-            tx_total: tx.tx_total,
-            tx_free: tx.tx_free,
-            tx_busy: tx.tx_busy,
-            ..rx
-        }
+        let buffers = self.device.buffers();
+        let lost = usize::from(self.flaw == Flaw::ForgetsABuffer && buffers.rx_lent > 3);
+        Buffers { rx_lent: buffers.rx_lent - lost, ..buffers }
     }
 }
 
-impl RxQueue for BrokenRx {
+impl RxQueue for BrokenRx<'_> {
     fn fill(&mut self, now: Instant) -> io::Result<usize> {
-        let ready = self.device.split().0.fill(now)?;
+        let ready = self.queue.fill(now)?;
         let extra = self.flaw == Flaw::AnnouncesTooMany && ready == 5;
         Ok(ready + usize::from(extra))
     }
 
     fn next(&mut self) -> Option<Frame<'_>> {
-        let frame = self.device.split().0.next()?;
-        self.count += 1;
-        self.copy.clear();
-        self.copy.extend_from_slice(frame.bytes);
+        let frame = self.queue.next()?;
+        let Lending { count, copy } = &mut *self.lending;
+        *count += 1;
+        copy.clear();
+        copy.extend_from_slice(frame.bytes);
         match self.flaw {
-            Flaw::ChangesAByteOfLongFrames if self.copy.len() > 1000 => self.copy[900] ^= 1,
-            Flaw::DropsEveryHundredthSilently if self.count.is_multiple_of(100) => {
-                self.copy[6..12].fill(0);
-            }
+            Flaw::ChangesAByteOfLongFrames if copy.len() > 1000 => copy[900] ^= 1,
+            Flaw::DropsEveryHundredthSilently if count.is_multiple_of(100) => copy[6..12].fill(0),
             _ => {}
         }
-        Some(Frame {
-            bytes: &self.copy,
-            meta: frame.meta,
-        })
+        Some(Frame { bytes: copy, meta: frame.meta })
     }
 
     fn release(&mut self) {
-        let (rx, _) = self.device.split();
         if self.flaw == Flaw::ReleasesWhatWasNotLent {
-            while rx.next().is_some() {}
+            while self.queue.next().is_some() {}
         }
-        rx.release();
+        self.queue.release();
     }
 }
 
-impl TxQueue for BrokenTx {
+impl TxQueue for BrokenTx<'_> {
     fn room(&self) -> usize {
-        let tx_full = self.flaw == Flaw::LosesWhatIsSentWhenFull;
-        self.device.buffers().tx_free.max(usize::from(tx_full))
+        let never_full = self.flaw == Flaw::LosesWhatIsSentWhenFull;
+        self.queue.room().max(usize::from(never_full))
     }
 
     fn send<R>(
@@ -137,88 +134,59 @@ impl TxQueue for BrokenTx {
         meta: TxMeta,
         write: impl FnOnce(&mut [u8]) -> R,
     ) -> Result<R, SendError> {
-        let longest = self.device.caps().max_frame();
-        let (_, tx) = self.device.split();
         match self.flaw {
-            Flaw::TakesOversizedFrames if len > longest => Ok(write(&mut vec![0; len])),
-            Flaw::LosesWhatIsSentWhenFull if tx.room() == 0 => Ok(write(&mut vec![0; len])),
-            Flaw::DamagesOffloadedFrames => tx.send(len, meta, |slot| {
+            Flaw::TakesOversizedFrames if len > self.longest => Ok(write(&mut vec![0; len])),
+            Flaw::LosesWhatIsSentWhenFull if self.queue.room() == 0 => Ok(write(&mut vec![0; len])),
+            Flaw::DamagesOffloadedFrames => self.queue.send(len, meta, |slot| {
                 let value = write(slot);
                 // Whoever cuts and completes this must find its headers.
                 slot[20] ^= 0xff;
                 value
             }),
-            _ => tx.send(len, meta, write),
+            _ => self.queue.send(len, meta, write),
         }
     }
 
     fn flush(&mut self, now: Instant) -> io::Result<()> {
-        self.device.split().1.flush(now)
+        self.queue.flush(now)
     }
 }
 
-/// The device receives over one link and sends over another.
 struct Bench {
-    flaw: Flaw,
     device: Broken,
-    peer: TwoPeers,
-}
-
-struct TwoPeers(DevicePeer<MemoryDevice>, DevicePeer<MemoryDevice>);
-
-impl conformance::Peer for TwoPeers {
-    fn send(&mut self, frame: &[u8]) -> io::Result<bool> {
-        self.0.send(frame)
-    }
-
-    fn recv(&mut self, timeout: std::time::Duration) -> io::Result<Option<Vec<u8>>> {
-        self.1.recv(timeout)
-    }
+    peer: DevicePeer<MemoryDevice>,
 }
 
 impl Bench {
     fn new(flaw: Flaw) -> Self {
-        let config = MemoryConfig {
-            slots: 16,
-            offloads: true,
-            ..MemoryConfig::default()
-        };
-        let (rx, rx_peer) = MemoryDevice::pair(config);
-        let (tx, tx_peer) = MemoryDevice::pair(config);
+        let config = MemoryConfig { slots: 16, offloads: true, ..MemoryConfig::default() };
+        let (device, peer) = MemoryDevice::pair(config);
         let device = Broken {
-            caps: rx.caps().clone(),
-            rx: BrokenRx {
-                flaw,
-                device: rx,
-                copy: Vec::new(),
-                count: 0,
-            },
-            tx: BrokenTx { flaw, device: tx },
-        };
-        Self {
             flaw,
             device,
-            peer: TwoPeers(DevicePeer::new(rx_peer), DevicePeer::new(tx_peer)),
-        }
+            silent: MemoryDevice::pair(config),
+            lending: Lending::default(),
+        };
+        Self { device, peer: DevicePeer::new(peer) }
     }
 }
 
 impl Harness for Bench {
     type Device = Broken;
-    type Peer = TwoPeers;
+    type Peer = DevicePeer<MemoryDevice>;
 
-    fn parts(&mut self) -> (&mut Broken, &mut TwoPeers) {
+    fn parts(&mut self) -> (&mut Broken, &mut Self::Peer) {
         (&mut self.device, &mut self.peer)
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        *self = Self::new(self.flaw);
+        *self = Self::new(self.device.flaw);
         Ok(())
     }
 
     /// A memory link leaves offloads undone, which is a flaw if it says that it is a wire.
     fn sees_wire(&self) -> bool {
-        self.flaw == Flaw::LeavesOffloadsUndone
+        self.device.flaw == Flaw::LeavesOffloadsUndone
     }
 }
 

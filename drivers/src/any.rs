@@ -1,8 +1,8 @@
 use std::io;
 
 use underpass_devices::{
-    Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, RxQueue,
-    SendError, TxMeta, TxQueue, Wake,
+    Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, MemoryRx,
+    MemoryTx, RxQueue, SendError, TxMeta, TxQueue, Wake,
 };
 
 #[cfg(feature = "packet")]
@@ -20,38 +20,54 @@ use crate::{OpenError, Spec};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct AnyDevice {
-    caps: Caps,
-    rx: AnyRx,
-    tx: AnyTx,
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "there is one per queue pair")]
+pub enum AnyDevice {
+    /// `tap:`
+    #[cfg(feature = "tap")]
+    Tap(TapDevice),
+    /// `packet:`
+    #[cfg(feature = "packet")]
+    Packet(PacketDevice),
+    /// `memory:`
+    Memory(MemoryDevice),
 }
 
 /// The receive half of an [`AnyDevice`].
 #[derive(Debug)]
-pub struct AnyRx(Rx);
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the variants are those of the device")]
+pub enum AnyRx<'a> {
+    #[cfg(feature = "tap")]
+    Tap(&'a mut TapRx),
+    #[cfg(feature = "packet")]
+    Packet(&'a mut PacketRx),
+    Memory(&'a mut MemoryRx),
+}
 
 /// The transmit half of an [`AnyDevice`].
 #[derive(Debug)]
-pub struct AnyTx(Tx);
-
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one per queue pair")]
-enum Rx {
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the variants are those of the device")]
+pub enum AnyTx<'a> {
     #[cfg(feature = "tap")]
-    Tap(TapRx),
+    Tap(&'a mut TapTx),
     #[cfg(feature = "packet")]
-    Packet(PacketRx),
-    Memory(MemoryDevice),
+    Packet(&'a mut PacketTx),
+    Memory(&'a mut MemoryTx),
 }
 
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one per queue pair")]
-enum Tx {
-    #[cfg(feature = "tap")]
-    Tap(TapTx),
-    #[cfg(feature = "packet")]
-    Packet(PacketTx),
-    Memory(MemoryDevice),
+/// The same expression for every variant of one of the enums above.
+macro_rules! each {
+    ($any:expr, $inner:ident => $call:expr) => {
+        match $any {
+            #[cfg(feature = "tap")]
+            Self::Tap($inner) => $call,
+            #[cfg(feature = "packet")]
+            Self::Packet($inner) => $call,
+            Self::Memory($inner) => $call,
+        }
+    };
 }
 
 impl AnyDevice {
@@ -63,9 +79,9 @@ impl AnyDevice {
     pub fn open(spec: &Spec) -> Result<Self, OpenError> {
         match spec {
             #[cfg(feature = "tap")]
-            Spec::Tap { name, config } => TapDevice::open(name, config).map(Self::from),
+            Spec::Tap { name, config } => TapDevice::open(name, config).map(Self::Tap),
             #[cfg(feature = "packet")]
-            Spec::Packet { name, config } => PacketDevice::open(name, config).map(Self::from),
+            Spec::Packet { name, config } => PacketDevice::open(name, config).map(Self::Packet),
             Spec::Memory(_) => Err(OpenError::Unsuitable {
                 device: spec.to_string(),
                 reason: "a memory link has two ends, both in one process: a program makes them \
@@ -77,166 +93,88 @@ impl AnyDevice {
 
     /// Both ends of a link in memory.
     pub fn memory_pair(config: MemoryConfig) -> (Self, Self) {
-        // A link of its own for each direction, so that an end can own its halves apart.
-        let (there, there_end) = MemoryDevice::pair(config);
-        let (back_end, back) = MemoryDevice::pair(config);
-        let end = |rx: MemoryDevice, tx: MemoryDevice| Self {
-            caps: tx.caps().clone(),
-            rx: AnyRx(Rx::Memory(rx)),
-            tx: AnyTx(Tx::Memory(tx)),
-        };
-        (end(back_end, there), end(there_end, back))
+        let (a, b) = MemoryDevice::pair(config);
+        (Self::Memory(a), Self::Memory(b))
     }
 }
 
 #[cfg(feature = "tap")]
 impl From<TapDevice> for AnyDevice {
     fn from(device: TapDevice) -> Self {
-        let caps = device.caps().clone();
-        let (rx, tx) = device.into_halves();
-        Self {
-            caps,
-            rx: AnyRx(Rx::Tap(rx)),
-            tx: AnyTx(Tx::Tap(tx)),
-        }
+        Self::Tap(device)
     }
 }
 
 #[cfg(feature = "packet")]
 impl From<PacketDevice> for AnyDevice {
     fn from(device: PacketDevice) -> Self {
-        let caps = device.caps().clone();
-        let (rx, tx) = device.into_halves();
-        Self {
-            caps,
-            rx: AnyRx(Rx::Packet(rx)),
-            tx: AnyTx(Tx::Packet(tx)),
-        }
+        Self::Packet(device)
+    }
+}
+
+impl From<MemoryDevice> for AnyDevice {
+    fn from(device: MemoryDevice) -> Self {
+        Self::Memory(device)
     }
 }
 
 impl Device for AnyDevice {
-    type Rx = AnyRx;
-    type Tx = AnyTx;
+    type Rx<'a> = AnyRx<'a>;
+    type Tx<'a> = AnyTx<'a>;
 
     fn caps(&self) -> &Caps {
-        &self.caps
+        each!(self, device => device.caps())
     }
 
-    fn split(&mut self) -> (&mut AnyRx, &mut AnyTx) {
-        (&mut self.rx, &mut self.tx)
+    fn split(&mut self) -> (AnyRx<'_>, AnyTx<'_>) {
+        match self {
+            #[cfg(feature = "tap")]
+            Self::Tap(device) => {
+                let (rx, tx) = device.split();
+                (AnyRx::Tap(rx), AnyTx::Tap(tx))
+            }
+            #[cfg(feature = "packet")]
+            Self::Packet(device) => {
+                let (rx, tx) = device.split();
+                (AnyRx::Packet(rx), AnyTx::Packet(tx))
+            }
+            Self::Memory(device) => {
+                let (rx, tx) = device.split();
+                (AnyRx::Memory(rx), AnyTx::Memory(tx))
+            }
+        }
     }
 
     fn wake(&mut self) -> io::Result<Wake<'_>> {
-        let stalled = match &self.tx.0 {
-            #[cfg(feature = "tap")]
-            Tx::Tap(tx) => tx.is_stalled(),
-            #[cfg(feature = "packet")]
-            Tx::Packet(tx) => tx.is_stalled(),
-            Tx::Memory(_) => false,
-        };
-        if stalled {
-            return Ok(Wake::Ready);
-        }
-        match &mut self.rx.0 {
-            #[cfg(feature = "tap")]
-            Rx::Tap(rx) => Ok(rx.wake()),
-            #[cfg(feature = "packet")]
-            Rx::Packet(rx) => rx.wake(),
-            Rx::Memory(link) => link.wake(),
-        }
+        each!(self, device => device.wake())
     }
 
     fn counters(&self) -> Counters {
-        let mut counters = match &self.tx.0 {
-            #[cfg(feature = "tap")]
-            Tx::Tap(tx) => filled(|counters| tx.count(counters)),
-            #[cfg(feature = "packet")]
-            Tx::Packet(tx) => filled(|counters| tx.count(counters)),
-            Tx::Memory(link) => link.counters(),
-        };
-        match &self.rx.0 {
-            #[cfg(feature = "tap")]
-            Rx::Tap(rx) => rx.count(&mut counters),
-            #[cfg(feature = "packet")]
-            Rx::Packet(rx) => rx.count(&mut counters),
-            Rx::Memory(link) => {
-                let received = link.counters();
-                counters.rx_frames = received.rx_frames;
-                counters.rx_bytes = received.rx_bytes;
-                counters.rx_overruns = received.rx_overruns;
-                counters.rx_errors = received.rx_errors;
-            }
-        }
-        counters
+        each!(self, device => device.counters())
     }
 
     fn buffers(&self) -> Buffers {
-        let mut buffers = match &self.tx.0 {
-            #[cfg(feature = "tap")]
-            Tx::Tap(tx) => filled(|buffers| tx.account(buffers)),
-            #[cfg(feature = "packet")]
-            Tx::Packet(tx) => filled(|buffers| tx.account(buffers)),
-            Tx::Memory(link) => link.buffers(),
-        };
-        match &self.rx.0 {
-            #[cfg(feature = "tap")]
-            Rx::Tap(rx) => rx.account(&mut buffers),
-            #[cfg(feature = "packet")]
-            Rx::Packet(rx) => rx.account(&mut buffers),
-            Rx::Memory(link) => {
-                let received = link.buffers();
-                buffers.rx_total = received.rx_total;
-                buffers.rx_free = received.rx_free;
-                buffers.rx_ready = received.rx_ready;
-                buffers.rx_lent = received.rx_lent;
-            }
-        }
-        buffers
+        each!(self, device => device.buffers())
     }
 }
 
-impl RxQueue for AnyRx {
+impl RxQueue for AnyRx<'_> {
     fn fill(&mut self, now: Instant) -> io::Result<usize> {
-        match &mut self.0 {
-            #[cfg(feature = "tap")]
-            Rx::Tap(rx) => rx.fill(now),
-            #[cfg(feature = "packet")]
-            Rx::Packet(rx) => rx.fill(now),
-            Rx::Memory(link) => link.split().0.fill(now),
-        }
+        each!(self, rx => rx.fill(now))
     }
 
     fn next(&mut self) -> Option<Frame<'_>> {
-        match &mut self.0 {
-            #[cfg(feature = "tap")]
-            Rx::Tap(rx) => rx.next(),
-            #[cfg(feature = "packet")]
-            Rx::Packet(rx) => rx.next(),
-            Rx::Memory(link) => link.split().0.next(),
-        }
+        each!(self, rx => rx.next())
     }
 
     fn release(&mut self) {
-        match &mut self.0 {
-            #[cfg(feature = "tap")]
-            Rx::Tap(rx) => rx.release(),
-            #[cfg(feature = "packet")]
-            Rx::Packet(rx) => rx.release(),
-            Rx::Memory(link) => link.split().0.release(),
-        }
+        each!(self, rx => rx.release());
     }
 }
 
-impl TxQueue for AnyTx {
+impl TxQueue for AnyTx<'_> {
     fn room(&self) -> usize {
-        match &self.0 {
-            #[cfg(feature = "tap")]
-            Tx::Tap(tx) => tx.room(),
-            #[cfg(feature = "packet")]
-            Tx::Packet(tx) => tx.room(),
-            Tx::Memory(link) => link.buffers().tx_free,
-        }
+        each!(self, tx => tx.room())
     }
 
     fn send<R>(
@@ -245,31 +183,12 @@ impl TxQueue for AnyTx {
         meta: TxMeta,
         write: impl FnOnce(&mut [u8]) -> R,
     ) -> Result<R, SendError> {
-        match &mut self.0 {
-            #[cfg(feature = "tap")]
-            Tx::Tap(tx) => tx.send(len, meta, write),
-            #[cfg(feature = "packet")]
-            Tx::Packet(tx) => tx.send(len, meta, write),
-            Tx::Memory(link) => link.split().1.send(len, meta, write),
-        }
+        each!(self, tx => tx.send(len, meta, write))
     }
 
     fn flush(&mut self, now: Instant) -> io::Result<()> {
-        match &mut self.0 {
-            #[cfg(feature = "tap")]
-            Tx::Tap(tx) => tx.flush(now),
-            #[cfg(feature = "packet")]
-            Tx::Packet(tx) => tx.flush(now),
-            Tx::Memory(link) => link.split().1.flush(now),
-        }
+        each!(self, tx => tx.flush(now))
     }
-}
-
-#[cfg(any(feature = "tap", feature = "packet"))]
-fn filled<T: Default>(fill: impl FnOnce(&mut T)) -> T {
-    let mut value = T::default();
-    fill(&mut value);
-    value
 }
 
 #[cfg(test)]
@@ -290,10 +209,7 @@ mod tests {
                 offloads: true,
                 ..MemoryConfig::default()
             });
-            Self {
-                device,
-                peer: DevicePeer::new(peer),
-            }
+            Self { device, peer: DevicePeer::new(peer) }
         }
     }
 

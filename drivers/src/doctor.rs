@@ -71,24 +71,12 @@ pub struct Limit {
 pub fn check() -> Report {
     let backends = Vec::from([
         #[cfg(feature = "tap")]
-        Backend {
-            name: "tap",
-            status: in_a_lab(frames::try_tap, frames::look_at_tap),
-        },
+        Backend { name: "tap", status: in_a_lab(frames::try_tap, frames::look_at_tap) },
         #[cfg(feature = "packet")]
-        Backend {
-            name: "packet",
-            status: in_a_lab(frames::try_packet, frames::look_at_packet),
-        },
+        Backend { name: "packet", status: in_a_lab(frames::try_packet, frames::look_at_packet) },
         #[cfg(feature = "tap")]
-        Backend {
-            name: "io_uring",
-            status: frames::try_io_uring(),
-        },
-        Backend {
-            name: "user namespaces",
-            status: user_namespace::try_user_namespace(),
-        },
+        Backend { name: "io_uring", status: frames::try_io_uring() },
+        Backend { name: "user namespaces", status: user_namespace::try_user_namespace() },
     ]);
     Report {
         kernel: setting("kernel.osrelease").unwrap_or_else(|| "unknown".to_owned()),
@@ -134,13 +122,12 @@ impl From<Failure> for Status {
                 cause: format!("the kernel lacks {feature}"),
                 remedy: "load the module, or use a kernel that is built with it".to_owned(),
             },
-            Failure::Open(error) => Self::Missing {
-                cause: error.to_string(),
-                remedy: "see the cause".to_owned(),
-            },
-            Failure::Lab(error) => Self::Untried {
-                reason: format!("a private network to try it in: {error}"),
-            },
+            Failure::Open(error) => {
+                Self::Missing { cause: error.to_string(), remedy: "see the cause".to_owned() }
+            }
+            Failure::Lab(error) => {
+                Self::Untried { reason: format!("a private network to try it in: {error}") }
+            }
             Failure::Traffic(cause) => Self::Missing {
                 cause,
                 remedy: "look for rules that drop frames: nft list ruleset, tc filter".to_owned(),
@@ -151,41 +138,19 @@ impl From<Failure> for Status {
 
 fn limits() -> Vec<Limit> {
     let named = [
-        (
-            "net.core.wmem_max",
-            "bytes in flight of a packet: device without CAP_NET_ADMIN",
-        ),
-        (
-            "net.core.rmem_max",
-            "receive buffer of kernel sockets, for comparisons",
-        ),
-        (
-            "kernel.io_uring_disabled",
-            "0: anybody may use io_uring, 1: a group, 2: nobody",
-        ),
-        (
-            "user.max_net_namespaces",
-            "private network namespaces per user",
-        ),
+        ("net.core.wmem_max", "bytes in flight of a packet: device without CAP_NET_ADMIN"),
+        ("net.core.rmem_max", "receive buffer of kernel sockets, for comparisons"),
+        ("kernel.io_uring_disabled", "0: anybody may use io_uring, 1: a group, 2: nobody"),
+        ("user.max_net_namespaces", "private network namespaces per user"),
         ("user.max_user_namespaces", "user namespaces per user"),
-        (
-            "kernel.unprivileged_userns_clone",
-            "0: only root makes user namespaces",
-        ),
-        (
-            "kernel.apparmor_restrict_unprivileged_userns",
-            "1: user namespaces have no privilege",
-        ),
+        ("kernel.unprivileged_userns_clone", "0: only root makes user namespaces"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1: user namespaces have no privilege"),
     ];
     named
         .into_iter()
         .filter_map(|(name, limits)| {
             let value = setting(name)?;
-            Some(Limit {
-                name,
-                value,
-                limits,
-            })
+            Some(Limit { name, value, limits })
         })
         .collect()
 }

@@ -119,8 +119,7 @@ impl Namespace {
     /// Sets a kernel parameter of the namespace, such as `net.ipv4.tcp_congestion_control`.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<(), LabError> {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        self.run(|| fs::write(&path, value))
-            .map_err(step(format!("setting {name} to {value}")))
+        self.run(|| fs::write(&path, value)).map_err(step(format!("setting {name} to {value}")))
     }
 }
 

@@ -82,21 +82,14 @@ impl Netlink {
     pub fn open() -> Result<Self, NetlinkError> {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(NetlinkError::Socket)?;
         socket.bind_auto().map_err(NetlinkError::Socket)?;
-        socket
-            .connect(&SocketAddr::new(0, 0))
-            .map_err(NetlinkError::Socket)?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        socket.connect(&SocketAddr::new(0, 0)).map_err(NetlinkError::Socket)?;
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// The interface called `name`.
     pub fn link(&mut self, name: &str) -> Result<Link, NetlinkError> {
         let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let request = format!("looking up {name}");
         match self.ask(RouteNetlinkMessage::GetLink(message), 0, &request) {
             Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(describe(&link)),
@@ -128,13 +121,9 @@ impl Netlink {
         peer_namespace: Option<BorrowedFd<'_>>,
     ) -> Result<(), NetlinkError> {
         let mut other = LinkMessage::default();
-        other
-            .attributes
-            .push(LinkAttribute::IfName(peer.to_owned()));
+        other.attributes.push(LinkAttribute::IfName(peer.to_owned()));
         if let Some(namespace) = peer_namespace {
-            other
-                .attributes
-                .push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
+            other.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
         }
         let mut message = LinkMessage::default();
         message.attributes.extend([
@@ -155,11 +144,7 @@ impl Netlink {
     pub fn delete_link(&mut self, name: &str) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = self.link(name)?.index;
-        self.tell(
-            RouteNetlinkMessage::DelLink(message),
-            0,
-            &format!("deleting {name}"),
-        )
+        self.tell(RouteNetlinkMessage::DelLink(message), 0, &format!("deleting {name}"))
     }
 
     /// Sets an interface administratively up or down.
@@ -171,41 +156,25 @@ impl Netlink {
             message.header.flags = LinkFlags::Up;
         }
         let direction = if up { "up" } else { "down" };
-        self.tell(
-            RouteNetlinkMessage::SetLink(message),
-            0,
-            &format!("setting {name} {direction}"),
-        )
+        self.tell(RouteNetlinkMessage::SetLink(message), 0, &format!("setting {name} {direction}"))
     }
 
     /// Sets the MTU in bytes.
     pub fn set_mtu(&mut self, name: &str, mtu: usize) -> Result<(), NetlinkError> {
         let attribute = LinkAttribute::Mtu(u32::try_from(mtu).unwrap_or(u32::MAX));
-        self.set_attribute(
-            name,
-            attribute,
-            &format!("setting the MTU of {name} to {mtu}"),
-        )
+        self.set_attribute(name, attribute, &format!("setting the MTU of {name} to {mtu}"))
     }
 
     /// Sets the hardware address.
     pub fn set_mac(&mut self, name: &str, mac: MacAddr) -> Result<(), NetlinkError> {
         let attribute = LinkAttribute::Address(mac.0.to_vec());
-        self.set_attribute(
-            name,
-            attribute,
-            &format!("setting {name}'s address to {mac}"),
-        )
+        self.set_attribute(name, attribute, &format!("setting {name}'s address to {mac}"))
     }
 
     /// Moves an interface into another network namespace.
     pub fn move_to(&mut self, name: &str, namespace: BorrowedFd<'_>) -> Result<(), NetlinkError> {
         let attribute = LinkAttribute::NetNsFd(namespace.as_raw_fd());
-        self.set_attribute(
-            name,
-            attribute,
-            &format!("moving {name} to another namespace"),
-        )
+        self.set_attribute(name, attribute, &format!("moving {name} to another namespace"))
     }
 
     /// Adds `address/prefix_len` to an interface. An IPv6 address is usable at once (no duplicate
@@ -224,9 +193,7 @@ impl Netlink {
         message.attributes.push(AddressAttribute::Local(address));
         message.attributes.push(AddressAttribute::Address(address));
         if address.is_ipv6() {
-            message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
         self.tell(
             RouteNetlinkMessage::NewAddress(message),
@@ -251,13 +218,9 @@ impl Netlink {
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
         if prefix_len > 0 {
-            message
-                .attributes
-                .push(RouteAttribute::Destination(destination.into()));
+            message.attributes.push(RouteAttribute::Destination(destination.into()));
         }
-        message
-            .attributes
-            .push(RouteAttribute::Gateway(gateway.into()));
+        message.attributes.push(RouteAttribute::Gateway(gateway.into()));
         self.tell(
             RouteNetlinkMessage::NewRoute(message),
             NLM_F_CREATE | NLM_F_REPLACE,
@@ -302,9 +265,7 @@ impl Netlink {
         packet.serialize(&mut bytes);
         self.socket.send(&bytes, 0).map_err(NetlinkError::Socket)?;
 
-        let unexpected = || NetlinkError::Unexpected {
-            request: request.to_owned(),
-        };
+        let unexpected = || NetlinkError::Unexpected { request: request.to_owned() };
         loop {
             let (answer, _) = self.socket.recv_from_full().map_err(NetlinkError::Socket)?;
             let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)

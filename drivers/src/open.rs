@@ -87,10 +87,7 @@ pub(crate) fn is_busy(error: &io::Error) -> bool {
 
 /// The names of the interfaces of this network namespace.
 fn interfaces() -> String {
-    let names: Vec<_> = pnet_datalink::interfaces()
-        .into_iter()
-        .map(|i| i.name)
-        .collect();
+    let names: Vec<_> = pnet_datalink::interfaces().into_iter().map(|i| i.name).collect();
     names.join(", ")
 }
 
@@ -100,14 +97,9 @@ mod tests {
 
     #[test]
     fn the_interfaces_that_exist_are_named() {
-        let error = OpenError::NoSuchInterface {
-            device: "packet:eth77".to_owned(),
-        };
+        let error = OpenError::NoSuchInterface { device: "packet:eth77".to_owned() };
         let text = error.to_string();
-        assert!(
-            text.starts_with("packet:eth77: no such interface (have: lo"),
-            "{text}"
-        );
+        assert!(text.starts_with("packet:eth77: no such interface (have: lo"), "{text}");
     }
 
     #[test]
@@ -115,11 +107,7 @@ mod tests {
         let mut attempts = 0;
         let result = retry_while_busy(|| {
             attempts += 1;
-            if attempts < 3 {
-                Err(io::Error::from_raw_os_error(libc::EBUSY))
-            } else {
-                Ok(attempts)
-            }
+            if attempts < 3 { Err(io::Error::from_raw_os_error(libc::EBUSY)) } else { Ok(attempts) }
         });
         assert_eq!(result.unwrap(), 3);
     }

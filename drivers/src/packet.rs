@@ -124,16 +124,11 @@ impl PacketDevice {
         let tx = PacketTx::new(Arc::clone(&socket), caps.clone(), config.tx_slots);
         Ok(Self { caps, rx, tx })
     }
-
-    /// Both halves, which hold all there is to the device.
-    pub(crate) fn into_halves(self) -> (PacketRx, PacketTx) {
-        (self.rx, self.tx)
-    }
 }
 
 impl Device for PacketDevice {
-    type Rx = PacketRx;
-    type Tx = PacketTx;
+    type Rx<'a> = &'a mut PacketRx;
+    type Tx<'a> = &'a mut PacketTx;
 
     fn caps(&self) -> &Caps {
         &self.caps
@@ -153,17 +148,11 @@ impl Device for PacketDevice {
 
     /// Asks the kernel for the overruns: not for every frame.
     fn counters(&self) -> Counters {
-        let mut counters = Counters::default();
-        self.rx.count(&mut counters);
-        self.tx.count(&mut counters);
-        counters
+        self.rx.counters(self.tx.counters())
     }
 
     fn buffers(&self) -> Buffers {
-        let mut buffers = Buffers::default();
-        self.rx.account(&mut buffers);
-        self.tx.account(&mut buffers);
-        buffers
+        self.rx.buffers(self.tx.buffers())
     }
 }
 
@@ -189,13 +178,12 @@ impl Opening<'_> {
         let link = Netlink::open().and_then(|mut netlink| netlink.link(self.name));
         match link {
             Ok(link) if link.up => Ok(link),
-            Ok(_) => Err(OpenError::Down {
-                device: self.device(),
-                interface: self.name.to_owned(),
-            }),
-            Err(NetlinkError::NoSuchLink(_)) => Err(OpenError::NoSuchInterface {
-                device: self.device(),
-            }),
+            Ok(_) => {
+                Err(OpenError::Down { device: self.device(), interface: self.name.to_owned() })
+            }
+            Err(NetlinkError::NoSuchLink(_)) => {
+                Err(OpenError::NoSuchInterface { device: self.device() })
+            }
             Err(error) => Err(self.failed("looking up the interface", io::Error::other(error))),
         }
     }
@@ -217,18 +205,11 @@ impl Opening<'_> {
     }
 
     fn unsuitable(&self, reason: &str) -> OpenError {
-        OpenError::Unsuitable {
-            device: self.device(),
-            reason: reason.to_owned(),
-        }
+        OpenError::Unsuitable { device: self.device(), reason: reason.to_owned() }
     }
 
     fn failed(&self, step: &'static str, source: io::Error) -> OpenError {
-        OpenError::Io {
-            device: self.device(),
-            step,
-            source,
-        }
+        OpenError::Io { device: self.device(), step, source }
     }
 
     fn device(&self) -> String {

@@ -175,12 +175,7 @@ impl fmt::Display for Spec {
             Self::Tap { name, config } => {
                 let default = TapConfig::default();
                 write!(f, "tap:{name}")?;
-                option(
-                    f,
-                    "offload",
-                    &switch(config.offload),
-                    &switch(default.offload),
-                )?;
+                option(f, "offload", &switch(config.offload), &switch(default.offload))?;
                 given(f, "mac", config.mac.as_ref())?;
                 given(f, "mtu", config.mtu.as_ref())?;
                 for host in &config.host {
@@ -194,12 +189,7 @@ impl fmt::Display for Spec {
             Self::Packet { name, config } => {
                 let default = PacketConfig::default();
                 write!(f, "packet:{name}")?;
-                option(
-                    f,
-                    "offload",
-                    &switch(config.offload),
-                    &switch(default.offload),
-                )?;
+                option(f, "offload", &switch(config.offload), &switch(default.offload))?;
                 given(f, "mac", config.mac.as_ref())?;
                 let bypass = (switch(config.qdisc_bypass), switch(default.qdisc_bypass));
                 option(f, "qdisc-bypass", &bypass.0, &bypass.1)?;
@@ -210,12 +200,7 @@ impl fmt::Display for Spec {
             Self::Memory(config) => {
                 let default = MemoryConfig::default();
                 write!(f, "memory:")?;
-                option(
-                    f,
-                    "offload",
-                    &switch(config.offloads),
-                    &switch(default.offloads),
-                )?;
+                option(f, "offload", &switch(config.offloads), &switch(default.offloads))?;
                 option(f, "mtu", &config.mtu, &default.mtu)?;
                 option(f, "slots", &config.slots, &default.slots)
             }
@@ -229,14 +214,8 @@ const KINDS: &[&str] = &["tap", "packet", "memory"];
 #[cfg(feature = "tap")]
 const TAP_OPTIONS: &[&str] = &["offload", "mac", "mtu", "host", "io", "queues", "slots"];
 #[cfg(feature = "packet")]
-const PACKET_OPTIONS: &[&str] = &[
-    "offload",
-    "mac",
-    "qdisc-bypass",
-    "fanout",
-    "rx-slots",
-    "tx-slots",
-];
+const PACKET_OPTIONS: &[&str] =
+    &["offload", "mac", "qdisc-bypass", "fanout", "rx-slots", "tx-slots"];
 const MEMORY_OPTIONS: &[&str] = &["offload", "mtu", "slots"];
 
 /// The option that may be given several times.
@@ -251,9 +230,7 @@ fn set_tap(config: &mut TapConfig, key: &str, text: &str) -> Result<(), Wanted> 
         "offload" => config.offload = on_or_off(text)?,
         "mac" => config.mac = Some(mac(text)?),
         "mtu" => config.mtu = Some(number(text)?),
-        "host" => config
-            .host
-            .push(value(text, "an address and prefix length, as 10.7.0.1/24")?),
+        "host" => config.host.push(value(text, "an address and prefix length, as 10.7.0.1/24")?),
         "io" => config.io = Some(value(text, "uring or plain")?),
         "queues" => config.queues = number(text)?,
         _ => config.slots = number(text)?,
@@ -347,11 +324,7 @@ fn number(text: &str) -> Result<usize, Wanted> {
 fn limited(text: &str, most: usize) -> Result<usize, Wanted> {
     let wanted = || format!("a number from 1 to {most}");
     let number = text.parse().map_err(|_| wanted())?;
-    if (1..=most).contains(&number) {
-        Ok(number)
-    } else {
-        Err(wanted())
-    }
+    if (1..=most).contains(&number) { Ok(number) } else { Err(wanted()) }
 }
 
 #[cfg(any(feature = "tap", feature = "packet"))]

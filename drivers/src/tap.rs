@@ -111,16 +111,11 @@ impl TapDevice {
     pub fn io_mode(&self) -> IoMode {
         self.tx.io_mode()
     }
-
-    /// Both halves, which hold all there is to the device.
-    pub(crate) fn into_halves(self) -> (TapRx, TapTx) {
-        (self.rx, self.tx)
-    }
 }
 
 impl Device for TapDevice {
-    type Rx = TapRx;
-    type Tx = TapTx;
+    type Rx<'a> = &'a mut TapRx;
+    type Tx<'a> = &'a mut TapTx;
 
     fn caps(&self) -> &Caps {
         &self.caps
@@ -141,17 +136,11 @@ impl Device for TapDevice {
 
     /// Asks the kernel for the overruns (of all queues of the interface): not for every frame.
     fn counters(&self) -> Counters {
-        let mut counters = Counters::default();
-        self.rx.count(&mut counters);
-        self.tx.count(&mut counters);
-        counters
+        self.rx.counters(self.tx.counters())
     }
 
     fn buffers(&self) -> Buffers {
-        let mut buffers = Buffers::default();
-        self.rx.account(&mut buffers);
-        self.tx.account(&mut buffers);
-        buffers
+        self.rx.buffers(self.tx.buffers())
     }
 }
 
@@ -159,9 +148,7 @@ impl Device for TapDevice {
 type Slot = Box<[u8]>;
 
 fn slots(count: usize, longest_frame: usize) -> Vec<Slot> {
-    (0..count)
-        .map(|_| vec![0; vnet_hdr::LEN + longest_frame].into_boxed_slice())
-        .collect()
+    (0..count).map(|_| vec![0; vnet_hdr::LEN + longest_frame].into_boxed_slice()).collect()
 }
 
 /// What the kernel answers on a queue whose interface is gone.

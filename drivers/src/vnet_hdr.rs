@@ -27,12 +27,7 @@ pub(crate) fn encode(meta: &TxMeta) -> [u8; LEN] {
         header.csum_start = start.into();
         header.csum_offset = offset.into();
     }
-    if let Some(Segmentation {
-        kind,
-        size,
-        header_len,
-    }) = meta.segmentation
-    {
+    if let Some(Segmentation { kind, size, header_len }) = meta.segmentation {
         header.gso_type = match kind {
             SegmentKind::Tcp4 => GSO_TCPV4,
             SegmentKind::Tcp6 => GSO_TCPV6,
@@ -47,10 +42,8 @@ pub(crate) fn encode(meta: &TxMeta) -> [u8; LEN] {
 pub(crate) fn decode(header: [u8; LEN], frame_len: usize) -> Result<RxMeta, Malformed> {
     let header: VnetHdr = transmute!(header);
     let checksum = if header.flags & NEEDS_CSUM != 0 {
-        let partial = PartialChecksum {
-            start: header.csum_start.get(),
-            offset: header.csum_offset.get(),
-        };
+        let partial =
+            PartialChecksum { start: header.csum_start.get(), offset: header.csum_offset.get() };
         if !lies_within(partial, frame_len) {
             return Err(Malformed);
         }
@@ -71,11 +64,7 @@ pub(crate) fn decode(header: [u8; LEN], frame_len: usize) -> Result<RxMeta, Malf
         }
         _ => return Err(Malformed),
     };
-    Ok(RxMeta {
-        checksum,
-        segmentation,
-        ..RxMeta::default()
-    })
+    Ok(RxMeta { checksum, segmentation, ..RxMeta::default() })
 }
 
 const NEEDS_CSUM: u8 = 1;
@@ -116,10 +105,7 @@ mod tests {
     #[test]
     fn fields_are_where_the_kernel_looks_for_them() {
         let meta = TxMeta {
-            checksum: Some(PartialChecksum {
-                start: 0x0102,
-                offset: 0x0304,
-            }),
+            checksum: Some(PartialChecksum { start: 0x0102, offset: 0x0304 }),
             segmentation: Some(Segmentation {
                 kind: SegmentKind::Tcp6,
                 size: NonZeroU16::new(0x0506).unwrap(),
@@ -157,10 +143,7 @@ mod tests {
         unknown[1] = 2;
         assert_eq!(decode(unknown, 60), Err(Malformed));
         let past_the_end = encode(&TxMeta {
-            checksum: Some(PartialChecksum {
-                start: 34,
-                offset: 25,
-            }),
+            checksum: Some(PartialChecksum { start: 34, offset: 25 }),
             segmentation: None,
         });
         assert_eq!(decode(past_the_end, 60), Err(Malformed));
@@ -173,23 +156,13 @@ mod tests {
         let segmentation =
             (any::<bool>(), 1..=u16::MAX, any::<u16>()).prop_map(|(six, size, header_len)| {
                 Segmentation {
-                    kind: if six {
-                        SegmentKind::Tcp6
-                    } else {
-                        SegmentKind::Tcp4
-                    },
+                    kind: if six { SegmentKind::Tcp6 } else { SegmentKind::Tcp4 },
                     size: NonZeroU16::new(size).unwrap(),
                     header_len,
                 }
             });
-        (
-            proptest::option::of(checksum),
-            proptest::option::of(segmentation),
-        )
-            .prop_map(|(checksum, segmentation)| TxMeta {
-                checksum,
-                segmentation,
-            })
+        (proptest::option::of(checksum), proptest::option::of(segmentation))
+            .prop_map(|(checksum, segmentation)| TxMeta { checksum, segmentation })
     }
 
     proptest! {

@@ -9,10 +9,7 @@ use underpass_drivers::doctor::{Status, check};
 #[test]
 fn every_answer_says_what_works_or_what_would_help() {
     let report = check();
-    assert!(
-        report.kernel.chars().next().is_some_and(char::is_numeric),
-        "{report:?}"
-    );
+    assert!(report.kernel.chars().next().is_some_and(char::is_numeric), "{report:?}");
     for backend in &report.backends {
         match &backend.status {
             Status::Works { detail } => assert!(!detail.is_empty()),
@@ -29,11 +26,7 @@ fn every_answer_says_what_works_or_what_would_help() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn for_root_the_devices_work() {
     let report = check();
-    let found: HashMap<_, _> = report
-        .backends
-        .iter()
-        .map(|b| (b.name, &b.status))
-        .collect();
+    let found: HashMap<_, _> = report.backends.iter().map(|b| (b.name, &b.status)).collect();
     for name in ["tap", "packet"] {
         assert!(matches!(found[name], Status::Works { .. }), "{report:?}");
     }

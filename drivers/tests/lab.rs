@@ -19,8 +19,7 @@ fn kernel_sockets_talk_across_a_veth_pair_over_ipv4_and_ipv6() {
     for (left, right, prefix) in [("10.9.0.1", "10.9.0.2", 24), ("fd09::1", "fd09::2", 64)] {
         let (left, right): (IpAddr, IpAddr) = (left.parse().unwrap(), right.parse().unwrap());
         a.netlink(|n| n.add_address("left", left, prefix)).unwrap();
-        b.netlink(|n| n.add_address("right", right, prefix))
-            .unwrap();
+        b.netlink(|n| n.add_address("right", right, prefix)).unwrap();
         let listener = a.run(|| TcpListener::bind((left, 7))).unwrap();
         thread::scope(|scope| {
             scope.spawn(move || listener.accept().unwrap().0.write_all(b"hello").unwrap());

@@ -25,14 +25,9 @@ struct Link {
 
 impl Link {
     fn new() -> Self {
-        let link = Self {
-            ours: Namespace::new().unwrap(),
-            theirs: Namespace::new().unwrap(),
-        };
+        let link = Self { ours: Namespace::new().unwrap(), theirs: Namespace::new().unwrap() };
         for namespace in [&link.ours, &link.theirs] {
-            namespace
-                .sysctl("net.ipv6.conf.default.disable_ipv6", "1")
-                .unwrap();
+            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
         }
         veth((&link.ours, "ours"), (&link.theirs, "theirs")).unwrap();
         link
@@ -48,11 +43,7 @@ impl Link {
 }
 
 fn small_rings() -> PacketConfig {
-    PacketConfig {
-        rx_slots: 60,
-        tx_slots: 32,
-        ..PacketConfig::default()
-    }
+    PacketConfig { rx_slots: 60, tx_slots: 32, ..PacketConfig::default() }
 }
 
 fn frame(dst: MacAddr, src: MacAddr, rest: &[u8]) -> Vec<u8> {
@@ -104,17 +95,10 @@ struct Veth {
 impl Veth {
     fn new(options: &str) -> Self {
         let link = Link::new();
-        let spec = format!("packet:ours,rx-slots=60,tx-slots=32,{options}")
-            .parse()
-            .unwrap();
+        let spec = format!("packet:ours,rx-slots=60,tx-slots=32,{options}").parse().unwrap();
         let device = Some(link.ours.run(|| AnyDevice::open(&spec)).unwrap());
         let peer = link.peer();
-        Self {
-            link,
-            spec,
-            device,
-            peer,
-        }
+        Self { link, spec, device, peer }
     }
 }
 
@@ -137,37 +121,26 @@ impl Harness for Veth {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_with_offloads() {
-    println!(
-        "{}",
-        conformance::run(&mut Veth::new("offload=on")).unwrap()
-    );
+    println!("{}", conformance::run(&mut Veth::new("offload=on")).unwrap());
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_without_offloads() {
-    println!(
-        "{}",
-        conformance::run(&mut Veth::new("offload=off")).unwrap()
-    );
+    println!("{}", conformance::run(&mut Veth::new("offload=off")).unwrap());
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_around_traffic_control() {
-    println!(
-        "{}",
-        conformance::run(&mut Veth::new("qdisc-bypass=1")).unwrap()
-    );
+    println!("{}", conformance::run(&mut Veth::new("qdisc-bypass=1")).unwrap());
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn what_this_machine_sends_is_not_received() {
     let link = Link::new();
-    link.ours
-        .netlink(|n| n.add_address("ours", [10, 9, 0, 1].into(), 24))
-        .unwrap();
+    link.ours.netlink(|n| n.add_address("ours", [10, 9, 0, 1].into(), 24)).unwrap();
     let (mut device, mut peer) = (link.open(&small_rings()).unwrap(), link.peer());
     let kernel = link.ours.run(|| UdpSocket::bind("10.9.0.1:9")).unwrap();
     kernel.set_broadcast(true).unwrap();
@@ -178,17 +151,9 @@ fn what_this_machine_sends_is_not_received() {
         kernel.connect("10.9.0.2:9").unwrap();
         let _ = kernel.send(b"needs ARP");
     });
-    let own = frame(
-        MacAddr::BROADCAST,
-        device.caps().mac,
-        b"\x88\xb5from the device",
-    );
+    let own = frame(MacAddr::BROADCAST, device.caps().mac, b"\x88\xb5from the device");
     send(&mut device, &own);
-    let theirs = frame(
-        device.caps().mac,
-        MacAddr::local(5),
-        b"\x88\xb5from the peer",
-    );
+    let theirs = frame(device.caps().mac, MacAddr::local(5), b"\x88\xb5from the peer");
     peer.send(&theirs).unwrap();
 
     assert_eq!(receive_all(&mut device), [theirs]);
@@ -213,10 +178,7 @@ fn a_vlan_tag_arrives_where_it_was_sent() {
 fn a_station_address_of_its_own_reaches_the_device() {
     let link = Link::new();
     let mac = MacAddr::local(4711);
-    let config = PacketConfig {
-        mac: Some(mac),
-        ..small_rings()
-    };
+    let config = PacketConfig { mac: Some(mac), ..small_rings() };
     let (mut device, mut peer) = (link.open(&config).unwrap(), link.peer());
     assert_eq!(device.caps().mac, mac);
     let hello = frame(mac, MacAddr::local(5), b"\x88\xb5hello");
@@ -228,15 +190,10 @@ fn a_station_address_of_its_own_reaches_the_device() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_fanout_group_shares_the_frames_by_flow() {
     let link = Link::new();
-    let config = PacketConfig {
-        fanout: Some(7),
-        ..small_rings()
-    };
+    let config = PacketConfig { fanout: Some(7), ..small_rings() };
     let mut members: Vec<_> = (0..2).map(|_| link.open(&config).unwrap()).collect();
     let mac = members[0].caps().mac;
-    link.theirs
-        .netlink(|n| n.add_address("theirs", [10, 9, 0, 2].into(), 24))
-        .unwrap();
+    link.theirs.netlink(|n| n.add_address("theirs", [10, 9, 0, 2].into(), 24)).unwrap();
     let mut peer = link.peer();
     for port in 0..32u8 {
         // IPv4 and UDP, checksums zero: only the addresses and ports count.
@@ -252,19 +209,11 @@ fn a_fanout_group_shares_the_frames_by_flow() {
     }
     let shares: Vec<Vec<u8>> = members
         .iter_mut()
-        .map(|member| {
-            receive(member, usize::MAX, b"flow")
-                .iter()
-                .map(|f| f[35])
-                .collect()
-        })
+        .map(|member| receive(member, usize::MAX, b"flow").iter().map(|f| f[35]).collect())
         .collect();
     assert_eq!(shares[0].len() + shares[1].len(), 64, "{shares:?}");
     assert!(shares.iter().all(|share| !share.is_empty()), "{shares:?}");
-    assert!(
-        shares[0].iter().all(|port| !shares[1].contains(port)),
-        "{shares:?}"
-    );
+    assert!(shares[0].iter().all(|port| !shares[1].contains(port)), "{shares:?}");
 }
 
 /// Calls `fill` and `wake` as an idle shard does, until one of them fails.
@@ -285,10 +234,7 @@ fn an_interface_that_goes_down_or_away_is_an_error() {
     let link = Link::new();
     let mut device = link.open(&small_rings()).unwrap();
     link.ours.netlink(|n| n.set_up("ours", false)).unwrap();
-    assert_eq!(
-        first_error(&mut device).raw_os_error(),
-        Some(libc::ENETDOWN)
-    );
+    assert_eq!(first_error(&mut device).raw_os_error(), Some(libc::ENETDOWN));
     assert!(device.wake().is_err(), "the error stays");
     let error = link.open(&small_rings()).unwrap_err();
     assert!(error.to_string().contains("ip link set ours up"), "{error}");
@@ -299,8 +245,7 @@ fn an_interface_that_goes_down_or_away_is_an_error() {
     assert_eq!(first_error(&mut device).raw_os_error(), Some(libc::ENXIO));
     let frame = [0; 60];
     let (_, tx) = device.split();
-    tx.send(60, TxMeta::default(), |slot| slot.copy_from_slice(&frame))
-        .unwrap();
+    tx.send(60, TxMeta::default(), |slot| slot.copy_from_slice(&frame)).unwrap();
     assert!(tx.flush(Instant::ZERO).is_err());
     let error = link.open(&small_rings()).unwrap_err();
     assert!(matches!(error, OpenError::NoSuchInterface { .. }));
@@ -333,10 +278,7 @@ fn the_device_can_be_opened_again_at_once() {
     let link = Link::new();
     let mut peer = link.peer();
     for round in 0..20 {
-        let config = PacketConfig {
-            fanout: Some(1),
-            ..small_rings()
-        };
+        let config = PacketConfig { fanout: Some(1), ..small_rings() };
         let mut device = link.open(&config).unwrap();
         let hello = frame(device.caps().mac, MacAddr::local(5), &[0x88, 0xb5, round]);
         peer.send(&hello).unwrap();
@@ -348,28 +290,16 @@ fn the_device_can_be_opened_again_at_once() {
 fn errors_say_what_is_wrong() {
     let error = PacketDevice::open("eth77", &PacketConfig::default()).unwrap_err();
     let text = error.to_string();
-    assert!(
-        text.starts_with("packet:eth77: no such interface (have: lo"),
-        "{text}"
-    );
+    assert!(text.starts_with("packet:eth77: no such interface (have: lo"), "{text}");
 
     let error = PacketDevice::open(
         "lo",
-        &PacketConfig {
-            mac: Some(MacAddr::BROADCAST),
-            ..PacketConfig::default()
-        },
+        &PacketConfig { mac: Some(MacAddr::BROADCAST), ..PacketConfig::default() },
     );
     let text = error.unwrap_err().to_string();
     assert!(text.contains("is not the address of one station"), "{text}");
 
-    let error = PacketDevice::open(
-        "lo",
-        &PacketConfig {
-            rx_slots: 0,
-            ..PacketConfig::default()
-        },
-    );
+    let error = PacketDevice::open("lo", &PacketConfig { rx_slots: 0, ..PacketConfig::default() });
     let text = error.unwrap_err().to_string();
     assert!(text.contains("a ring has 1 to"), "{text}");
 }
@@ -378,36 +308,24 @@ fn errors_say_what_is_wrong() {
 #[test]
 fn without_privilege_the_error_names_the_capability() {
     const AGAIN: &str = "UNDERPASS_TEST_AGAIN";
-    let config = PacketConfig {
-        mac: Some(MacAddr::local(1)),
-        ..PacketConfig::default()
-    };
+    let config = PacketConfig { mac: Some(MacAddr::local(1)), ..PacketConfig::default() };
     match PacketDevice::open("lo", &config) {
         Err(error) => {
             assert!(matches!(error, OpenError::NotPermitted { .. }), "{error}");
             let text = error.to_string();
-            assert!(
-                text.contains("CAP_NET_RAW") && text.contains("setcap"),
-                "{text}"
-            );
+            assert!(text.contains("CAP_NET_RAW") && text.contains("setcap"), "{text}");
         }
         Ok(_) if std::env::var_os(AGAIN).is_some() => panic!("setpriv left the privilege"),
         Ok(_) => {
             let output = Command::new("setpriv")
                 .args(["--bounding-set=-all", "--inh-caps=-all"])
                 .arg(std::env::current_exe().unwrap())
-                .args([
-                    "--exact",
-                    "without_privilege_the_error_names_the_capability",
-                ])
+                .args(["--exact", "without_privilege_the_error_names_the_capability"])
                 .env(AGAIN, "1")
                 .output()
                 .unwrap();
             let text = String::from_utf8_lossy(&output.stdout);
-            assert!(
-                output.status.success() && text.contains("1 passed"),
-                "{output:?}"
-            );
+            assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
         }
     }
 }

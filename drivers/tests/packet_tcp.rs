@@ -41,18 +41,13 @@ fn kernel_superframes_pass_both_ways_over_ipv6() {
 fn forward(addresses: [IpAddr; 2], prefix: u8) {
     let [left, middle, right] = [(); 3].map(|()| Namespace::new().unwrap());
     // The forwarder's kernel stays silent.
-    middle
-        .sysctl("net.ipv6.conf.default.disable_ipv6", "1")
-        .unwrap();
+    middle.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
     veth((&left, "left"), (&middle, "a")).unwrap();
     veth((&right, "right"), (&middle, "b")).unwrap();
-    for (namespace, name, address) in [
-        (&left, "left", addresses[0]),
-        (&right, "right", addresses[1]),
-    ] {
-        namespace
-            .netlink(|n| n.add_address(name, address, prefix))
-            .unwrap();
+    for (namespace, name, address) in
+        [(&left, "left", addresses[0]), (&right, "right", addresses[1])]
+    {
+        namespace.netlink(|n| n.add_address(name, address, prefix)).unwrap();
     }
     let open = |name: &str| middle.run(|| PacketDevice::open(name, &PacketConfig::default()));
     let (mut a, mut b) = (open("a").unwrap(), open("b").unwrap());
@@ -71,11 +66,7 @@ fn forward(addresses: [IpAddr; 2], prefix: u8) {
         done.store(true, Ordering::Relaxed);
         forwarder.join().unwrap()
     });
-    println!(
-        "{there:?}\n{back:?}\n{:?}\n{:?}",
-        a.counters(),
-        b.counters()
-    );
+    println!("{there:?}\n{back:?}\n{:?}\n{:?}", a.counters(), b.counters());
     for seen in [there, back] {
         assert!(seen.longest > 9000, "no superframe arrived: {seen:?}");
         assert!(seen.partial > 0 && seen.segmented > 0, "{seen:?}");
@@ -99,9 +90,7 @@ fn exchange(left: &Namespace, right: &Namespace, address: IpAddr) {
             stream.write_all(&bytes).unwrap();
         });
         let mut stream = left.run(|| TcpStream::connect((address, 7))).unwrap();
-        let sent: Vec<u8> = (0..BYTES)
-            .map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8)
-            .collect();
+        let sent: Vec<u8> = (0..BYTES).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
         let mut received = vec![0; BYTES];
         stream.write_all(&sent).unwrap();
         stream.read_exact(&mut received).unwrap();
@@ -139,16 +128,9 @@ fn request(frame: &[u8], meta: &RxMeta) -> TxMeta {
         return TxMeta::default();
     };
     let segmentation = meta.segmentation.map(|size| Segmentation {
-        kind: if frame[12] == 0x86 {
-            SegmentKind::Tcp6
-        } else {
-            SegmentKind::Tcp4
-        },
+        kind: if frame[12] == 0x86 { SegmentKind::Tcp6 } else { SegmentKind::Tcp4 },
         size,
         header_len: checksum.start + u16::from(frame[usize::from(checksum.start) + 12] >> 4) * 4,
     });
-    TxMeta {
-        checksum: Some(checksum),
-        segmentation,
-    }
+    TxMeta { checksum: Some(checksum), segmentation }
 }

@@ -28,9 +28,7 @@ fn open(namespace: &Namespace, config: &TapConfig) -> Result<TapDevice, OpenErro
 /// The kernel is 10.7.0.1 and fd07::1.
 fn with_addresses() -> TapConfig {
     TapConfig {
-        host: ["10.7.0.1/24", "fd07::1/64"]
-            .map(|text| text.parse().unwrap())
-            .to_vec(),
+        host: ["10.7.0.1/24", "fd07::1/64"].map(|text| text.parse().unwrap()).to_vec(),
         ..TapConfig::default()
     }
 }
@@ -65,12 +63,7 @@ impl Lab {
         let namespace = Namespace::new().unwrap();
         let device = open(&namespace, &config).unwrap();
         let peer = KernelPeer::open(&namespace, "tap0").unwrap();
-        Self {
-            namespace,
-            config,
-            device: Some(device),
-            peer,
-        }
+        Self { namespace, config, device: Some(device), peer }
     }
 }
 
@@ -96,12 +89,8 @@ impl Harness for Lab {
 fn conforms_in_every_mode() {
     for io in [IoMode::Uring, IoMode::Plain] {
         for offload in [true, false] {
-            let mut lab = Lab::new(TapConfig {
-                io: Some(io),
-                offload,
-                slots: 32,
-                ..TapConfig::default()
-            });
+            let mut lab =
+                Lab::new(TapConfig { io: Some(io), offload, slots: 32, ..TapConfig::default() });
             assert_eq!(lab.parts().0.io_mode(), io);
             let report = conformance::run(&mut lab).unwrap_or_else(|failures| {
                 panic!("io={io} offload={offload}: {failures}");
@@ -132,21 +121,14 @@ fn without_offload_every_frame_is_complete_and_within_the_mtu() {
 fn tcp_both_ways(ours: IpAddr, offload: bool) {
     let namespace = Namespace::new().unwrap();
     // Others may pace a young connection to single segments.
-    namespace
-        .sysctl("net.ipv4.tcp_congestion_control", "reno")
-        .unwrap();
-    let config = TapConfig {
-        offload,
-        ..with_addresses()
-    };
+    namespace.sysctl("net.ipv4.tcp_congestion_control", "reno").unwrap();
+    let config = TapConfig { offload, ..with_addresses() };
     let mut device = open(&namespace, &config).unwrap();
     let payload: Vec<u8> = (0..12_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
     thread::scope(|scope| {
         let kernel = scope.spawn(|| {
             let mut stream = namespace.run(|| TcpStream::connect((ours, 80))).unwrap();
-            stream
-                .set_read_timeout(Some(Duration::from_secs(5)))
-                .unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             stream.write_all(&payload).unwrap();
             let mut answer = vec![0; payload.len()];
             stream.read_exact(&mut answer).unwrap();
@@ -161,11 +143,7 @@ fn tcp_both_ways(ours: IpAddr, offload: bool) {
             assert_eq!(received.complete, 0, "{received:?}");
             assert_eq!(received.segment_size, connection.mss);
         } else {
-            assert_eq!(
-                (received.superframes, received.partial),
-                (0, 0),
-                "{received:?}"
-            );
+            assert_eq!((received.superframes, received.partial), (0, 0), "{received:?}");
             assert!(received.longest <= 1514, "{received:?}");
         }
         station.send(&mut connection, &payload);
@@ -196,10 +174,7 @@ fn a_kernel_datagram_arrives_with_an_open_checksum() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_device_has_an_address_of_its_own_and_the_mtu_of_the_interface() {
     let namespace = Namespace::new().unwrap();
-    let config = TapConfig {
-        mtu: Some(9000),
-        ..with_addresses()
-    };
+    let config = TapConfig { mtu: Some(9000), ..with_addresses() };
     let device = open(&namespace, &config).unwrap();
     let link = namespace.netlink(|n| n.link("tap0")).unwrap();
     assert!(link.up);
@@ -209,10 +184,7 @@ fn the_device_has_an_address_of_its_own_and_the_mtu_of_the_interface() {
     drop(device);
 
     let mac = MacAddr::local(42);
-    let config = TapConfig {
-        mac: Some(mac),
-        ..TapConfig::default()
-    };
+    let config = TapConfig { mac: Some(mac), ..TapConfig::default() };
     let device = open(&namespace, &config).unwrap();
     assert_eq!((device.caps().mac, device.caps().mtu), (mac, 1500));
     drop(device);
@@ -220,22 +192,10 @@ fn the_device_has_an_address_of_its_own_and_the_mtu_of_the_interface() {
     ip(&namespace, "tuntap add dev tap0 mode tap");
     ip(&namespace, &format!("link set tap0 address {mac}"));
     let error = open(&namespace, &config).unwrap_err().to_string();
-    assert!(
-        error.contains("is the kernel's address on the interface"),
-        "{error}"
-    );
-    let error = open(
-        &namespace,
-        &TapConfig {
-            mtu: Some(70_000),
-            ..TapConfig::default()
-        },
-    );
+    assert!(error.contains("is the kernel's address on the interface"), "{error}");
+    let error = open(&namespace, &TapConfig { mtu: Some(70_000), ..TapConfig::default() });
     let error = error.unwrap_err().to_string();
-    assert!(
-        error.contains("setting the MTU of tap0 to 70000"),
-        "{error}"
-    );
+    assert!(error.contains("setting the MTU of tap0 to 70000"), "{error}");
 }
 
 #[test]
@@ -260,10 +220,7 @@ fn it_can_be_opened_again_the_moment_it_is_dropped() {
 fn a_deleted_interface_is_an_error_and_wakes_the_sleeper() {
     for io in [IoMode::Uring, IoMode::Plain] {
         let namespace = Namespace::new().unwrap();
-        let config = TapConfig {
-            io: Some(io),
-            ..TapConfig::default()
-        };
+        let config = TapConfig { io: Some(io), ..TapConfig::default() };
         let mut device = open(&namespace, &config).unwrap();
         while device.split().0.fill(Instant::ZERO).unwrap() > 0 {
             while device.split().0.next().is_some() {}
@@ -276,19 +233,11 @@ fn a_deleted_interface_is_an_error_and_wakes_the_sleeper() {
             panic!("nothing is ready");
         };
         let timeout = Timespec::try_from(Duration::from_secs(2)).unwrap();
-        assert_eq!(
-            poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)),
-            Ok(1)
-        );
+        assert_eq!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)), Ok(1));
         let (rx, tx) = device.split();
         let error = rx.fill(Instant::ZERO).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
-        assert!(
-            error
-                .to_string()
-                .starts_with("the TAP interface was deleted"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("the TAP interface was deleted"), "{error}");
         let error = tx.flush(Instant::ZERO).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
         assert_eq!(device.counters().tx_errors, 20);
@@ -303,10 +252,7 @@ fn a_deleted_interface_is_an_error_and_wakes_the_sleeper() {
 fn frames_for_an_interface_that_is_down_are_counted() {
     for io in [IoMode::Uring, IoMode::Plain] {
         let namespace = Namespace::new().unwrap();
-        let config = TapConfig {
-            io: Some(io),
-            ..TapConfig::default()
-        };
+        let config = TapConfig { io: Some(io), ..TapConfig::default() };
         let mut device = open(&namespace, &config).unwrap();
         namespace.netlink(|n| n.set_up("tap0", false)).unwrap();
         send(&mut device, 20);
@@ -351,15 +297,9 @@ fn an_interface_of_another_kind_is_refused() {
         "tap:lo: an interface of this name exists and is not a TAP interface"
     );
     ip(&namespace, "tuntap add dev tap0 mode tap");
-    let several = TapConfig {
-        queues: 2,
-        ..TapConfig::default()
-    };
+    let several = TapConfig { queues: 2, ..TapConfig::default() };
     let error = open(&namespace, &several).unwrap_err().to_string();
-    assert!(
-        error.contains("not a TAP interface with several queues"),
-        "{error}"
-    );
+    assert!(error.contains("not a TAP interface with several queues"), "{error}");
 }
 
 #[test]
@@ -368,10 +308,7 @@ fn several_queues_share_an_interface_and_its_address() {
     let namespace = Namespace::new().unwrap();
     ip(&namespace, "tuntap add dev tap0 mode tap multi_queue");
     let one = open(&namespace, &TapConfig::default()).unwrap();
-    let second = TapConfig {
-        queues: 2,
-        ..TapConfig::default()
-    };
+    let second = TapConfig { queues: 2, ..TapConfig::default() };
     let other = open(&namespace, &second).unwrap();
     assert_eq!(one.caps(), other.caps());
 }
@@ -408,10 +345,7 @@ fn without_io_uring_it_writes_plainly() {
     let open_without_io_uring = |io| {
         namespace.run(|| {
             forbid_io_uring();
-            let config = TapConfig {
-                io,
-                ..TapConfig::default()
-            };
+            let config = TapConfig { io, ..TapConfig::default() };
             TapDevice::open("tap0", &config)
         })
     };
@@ -427,12 +361,7 @@ fn without_io_uring_it_writes_plainly() {
 /// Makes `io_uring_setup` fail with EPERM on this thread, as the seccomp profile of a container
 /// does.
 fn forbid_io_uring() {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let setup = libc::SYS_io_uring_setup as u32;
     let mut program = [
         // The number of the system call is the first member of `seccomp_data`.
@@ -446,10 +375,7 @@ fn forbid_io_uring() {
         ),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     rustix::thread::set_no_new_privs(true).unwrap();
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: `filter` describes `program`, both live until the call returns, and the kernel checks

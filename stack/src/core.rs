@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
+use std::time::Duration;
 
 use underpass_devices::{Device, Frame, Instant, MacAddr, Medium, RxChecksum, RxQueue, TxQueue};
 
@@ -24,6 +25,8 @@ use crate::udp::Udp;
 
 /// Frames taken in one turn, so that a flood cannot keep timers and writers waiting.
 const BURST: usize = 64;
+/// Between two looks at the device's counters, which may cost a system call.
+const COUNTERS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Everything of one shard except its device.
 pub(crate) struct Core {
@@ -34,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) pings: Pings,
     reassembler: Reassembler,
     errors: RateLimiter,
+    counters_due: Instant,
     /// Wakers of tasks that can go on, to be called once the core is unlocked.
     pub(crate) wakes: Vec<Waker>,
     /// Why the device ended, once it has.
@@ -87,28 +91,28 @@ impl Core {
                 random.bytes(),
             ),
             errors: RateLimiter::new(limits.errors_per_second),
+            counters_due: Instant::ZERO,
             link: Link::new(caps, routes, limits.neighbors, random),
             wakes: Vec::new(),
             stopped: None,
         }
     }
 
-    /// One round: frames in, timers, frames out, doorbell.
+    /// One round: the frames the device has filled in, timers, frames out, doorbell.
     pub(crate) fn turn<D: Device>(&mut self, now: Instant, device: &mut D) -> io::Result<Turn> {
         self.now = now;
-        let (rx, tx) = device.split();
-        rx.fill(now)?;
+        let (mut rx, mut tx) = device.split();
         let mut received = 0;
         while received < BURST
             && let Some(frame) = rx.next()
         {
-            self.on_frame(&frame, tx);
+            self.on_frame(&frame, &mut tx);
             received += 1;
         }
         rx.release();
 
         self.tcp.advance(now);
-        let mut out = Out { now, link: &mut self.link, tx };
+        let mut out = Out { now, link: &mut self.link, tx: &mut tx };
         let tcp = &mut self.tcp;
         out.poll_neighbors(|packet| {
             if let Ok(segment) = TcpSegment::parse(*packet) {
@@ -127,9 +131,13 @@ impl Core {
         let drops = &mut self.link.stats.drops;
         self.reassembler.poll(now, |reason| drops.count(reason));
         tx.flush(now)?;
+        drop((rx, tx));
 
         self.link.stats.rx_frames += received as u64;
-        self.link.stats.device = device.counters();
+        if now >= self.counters_due {
+            self.link.stats.device = device.counters();
+            self.counters_due = now + COUNTERS_INTERVAL;
+        }
         Ok(Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() })
     }
 

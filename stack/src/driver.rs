@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant as Clock};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use underpass_devices::{Device, Instant, RxQueue, Wake};
+use underpass_devices::{Device, Instant, Wake};
 
 use crate::shard::Shard;
 
@@ -27,11 +27,10 @@ pub(crate) fn run<D: Device>(
     let mut stopping_since = None;
     loop {
         let time = now();
-        let arrived = shard.device_mut().split().0.fill(time);
+        let arrived = shard.fill(time)? > 0;
         let due = next.is_some_and(|at| at <= time);
-        // A failed fill fails the turn as well, which tells every socket.
-        if due || shard.shared().is_rung() || !matches!(arrived, Ok(0)) {
-            let turn = shard.turn(time)?;
+        if arrived || due || shard.shared().is_rung() {
+            let turn = shard.round(time)?;
             next = turn.next;
             if turn.busy {
                 last_busy = time;

@@ -280,3 +280,81 @@ impl<'a> UdpDatagram<'a> {
 fn ports(header: &[u8]) -> (u16, u16) {
     (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ip_header::write_ip_header;
+
+    /// A TCP segment with `options` from 10.0.0.1:1000 to 10.0.0.2:80, and two bytes of padding.
+    fn tcp_packet(options: &[u8]) -> Vec<u8> {
+        let tcp_len = 20 + options.len() + 3;
+        let mut bytes = vec![0; 20 + tcp_len + 2];
+        let [src, dst] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap());
+        write_ip_header(&mut bytes[..20], src, dst, protocol::TCP, tcp_len, 64);
+        let tcp = &mut bytes[20..];
+        tcp[..4].copy_from_slice(&[3, 232, 0, 80]);
+        tcp[4..8].copy_from_slice(&7_u32.to_be_bytes());
+        tcp[12] = ((20 + options.len()) as u8 / 4) << 4;
+        tcp[13] = 0x03;
+        tcp[20..20 + options.len()].copy_from_slice(options);
+        bytes
+    }
+
+    #[test]
+    fn a_segment_is_what_the_lengths_say() {
+        let bytes = tcp_packet(&[2, 4, 5, 180]);
+        let segment = TcpSegment::parse(Packet::parse(&bytes).unwrap()).unwrap();
+        assert_eq!(segment.packet.bytes.len(), bytes.len() - 2);
+        assert_eq!((segment.seq, segment.data_len, segment.seq_len()), (7, 3, 5));
+        assert_eq!(segment.tuple.remote, "10.0.0.1:1000".parse().unwrap());
+        assert_eq!(segment.tuple.local, "10.0.0.2:80".parse().unwrap());
+        assert_eq!(segment.mss(), Some(1460));
+    }
+
+    #[test]
+    fn hostile_options_end_the_search() {
+        for options in [[3, 0, 2, 4], [3, 1, 2, 4], [3, 200, 2, 4], [0, 2, 4, 9], [1, 1, 2, 4]] {
+            let bytes = tcp_packet(&options);
+            let segment = TcpSegment::parse(Packet::parse(&bytes).unwrap()).unwrap();
+            assert_eq!(segment.mss(), None, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_header_checksum_is_noticed() {
+        let mut bytes = tcp_packet(&[]);
+        bytes[8] ^= 1;
+        assert_eq!(Packet::parse(&bytes).unwrap_err(), DropReason::IpChecksum);
+    }
+
+    #[test]
+    fn every_cut_of_a_packet_is_refused() {
+        let bytes = tcp_packet(&[]);
+        for len in 0..bytes.len() - 2 {
+            assert_eq!(Packet::parse(&bytes[..len]).unwrap_err(), DropReason::MalformedIp);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn offsets_lie_inside_whatever_arrives(mut bytes: Vec<u8>, v6: bool) {
+            if let Some(first) = bytes.first_mut() {
+                *first = *first & 0x0f | if v6 { 0x60 } else { 0x40 };
+            }
+            if let Ok(packet) = Packet::parse(&bytes) {
+                prop_assert!(packet.payload_at <= packet.bytes.len());
+                prop_assert_eq!(packet.payload().len(), packet.bytes.len() - packet.payload_at);
+                if let Ok(segment) = TcpSegment::parse(packet) {
+                    prop_assert!(segment.data_len <= packet.payload().len() - 20);
+                    let _ = segment.mss();
+                }
+                if let Ok(datagram) = UdpDatagram::parse(packet) {
+                    prop_assert!(datagram.data.len() + 8 <= packet.payload().len());
+                }
+            }
+        }
+    }
+}

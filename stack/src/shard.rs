@@ -3,7 +3,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use underpass_devices::{Device, Instant};
+use underpass_devices::{Device, Instant, RxQueue};
 
 use crate::core::{Core, Turn};
 
@@ -52,18 +52,26 @@ impl<D: Device> Shard<D> {
     /// # Errors
     /// The device is gone. Every socket of this shard fails from now on.
     pub fn turn(&mut self, now: Instant) -> io::Result<Turn> {
+        self.fill(now)?;
+        self.round(now)
+    }
+
+    /// The first half of a turn: takes what has arrived, without locking out the sockets.
+    pub(crate) fn fill(&mut self, now: Instant) -> io::Result<usize> {
+        let filled = self.device.split().0.fill(now);
+        filled.inspect_err(|error| self.fail(error))
+    }
+
+    /// The second half of a turn.
+    pub(crate) fn round(&mut self, now: Instant) -> io::Result<Turn> {
         self.shared.bell.rung.store(false, Ordering::SeqCst);
-        let mut core = self.shared.lock();
-        let result = core.turn(now, &mut self.device);
-        if let Err(error) = &result {
-            core.stop(error.to_string());
-        }
-        let wakes = std::mem::take(&mut core.wakes);
-        drop(core);
-        for waker in wakes {
-            waker.wake();
-        }
-        result
+        let result = self.shared.with_unrung(|core| core.turn(now, &mut self.device));
+        result.inspect_err(|error| self.fail(error))
+    }
+
+    /// Tells every socket that the device is gone.
+    fn fail(&self, error: &io::Error) {
+        self.shared.with_unrung(|core| core.stop(error.to_string()));
     }
 
     /// The device, for example to read a wrapper's counters.
@@ -84,14 +92,19 @@ impl Shared {
     /// Runs `f` on the locked core, then wakes whom it made ready and calls the shard if there is
     /// something to send.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
-        let mut core = self.lock();
-        let result = f(&mut core);
-        let dirty = core.is_dirty();
-        let wakes = std::mem::take(&mut core.wakes);
-        drop(core);
+        let (result, dirty) = self.with_unrung(|core| (f(core), core.is_dirty()));
         if dirty {
             self.ring();
         }
+        result
+    }
+
+    /// The same for the shard itself, which needs no call.
+    fn with_unrung<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.lock();
+        let result = f(&mut core);
+        let wakes = std::mem::take(&mut core.wakes);
+        drop(core);
         for waker in wakes {
             waker.wake();
         }

@@ -172,7 +172,7 @@ pub struct Stats {
     pub address_conflicts: u64,
     /// Frames, packets and datagrams dropped, by reason.
     pub drops: Drops,
-    /// The device's own counters.
+    /// The device's own counters, up to a tenth of a second old.
     pub device: underpass_devices::Counters,
 }
 

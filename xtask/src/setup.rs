@@ -8,11 +8,8 @@ use anyhow::{Result, bail};
 use crate::run::{is_root, run};
 
 /// Programs, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("curl", "curl"),
-    ("ping", "iputils-ping"),
-    ("nginx", "nginx-light"),
-];
+const PROGRAMS: [(&str, &str); 3] =
+    [("curl", "curl"), ("ping", "iputils-ping"), ("nginx", "nginx-light")];
 
 /// Installs what is missing. Does nothing, quickly, if nothing is.
 pub(crate) fn setup() -> Result<()> {
@@ -25,15 +22,9 @@ pub(crate) fn setup() -> Result<()> {
         println!("all programs that the tests use are installed");
         return Ok(());
     }
-    let by_hand = format!(
-        "apt-get install --no-install-recommends {}",
-        missing.join(" ")
-    );
+    let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
     if !installed("apt-get") {
-        bail!(
-            "missing: {}; install them with this system's package manager",
-            missing.join(", ")
-        );
+        bail!("missing: {}; install them with this system's package manager", missing.join(", "));
     }
     if !is_root() {
         bail!("missing: {}; run: sudo {by_hand}", missing.join(", "));

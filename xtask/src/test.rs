@@ -51,11 +51,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
         println!("== {time}");
         times.push(time);
     }
-    println!(
-        "== passed in {:.1} s: {}",
-        start.elapsed().as_secs_f64(),
-        times.join(", ")
-    );
+    println!("== passed in {:.1} s: {}", start.elapsed().as_secs_f64(), times.join(", "));
     Ok(())
 }
 
@@ -92,24 +88,12 @@ fn run_step(step: Step) -> Result<()> {
 
 /// Checks each crate that has features with none and with each one alone.
 fn features() -> Result<()> {
-    let metadata = MetadataCommand::new()
-        .current_dir(root())
-        .no_deps()
-        .exec()
-        .context("cargo metadata")?;
+    let metadata =
+        MetadataCommand::new().current_dir(root()).no_deps().exec().context("cargo metadata")?;
     for package in metadata.workspace_packages() {
         let check = |features: &[&str]| {
-            let arguments = [
-                "check",
-                "--quiet",
-                "--package",
-                &package.name,
-                "--no-default-features",
-            ];
-            run(cargo()
-                .args(arguments)
-                .args(features)
-                .env("RUSTFLAGS", "-D warnings"))
+            let of = ["clippy", "--quiet", "--package", &package.name, "--no-default-features"];
+            run(cargo().args(of).args(features).args(["--", "-D", "warnings"]))
         };
         if package.features.is_empty() {
             continue;

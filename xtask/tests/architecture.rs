@@ -20,9 +20,7 @@ fn the_arrows_between_crates_do_not_turn_round() {
     let packages = metadata.workspace_packages();
     assert!(packages.iter().any(|p| p.name.as_str() == "underpass"));
     for package in &packages {
-        let allowed = LIBRARY
-            .iter()
-            .find(|(name, _)| *name == package.name.as_str());
+        let allowed = LIBRARY.iter().find(|(name, _)| *name == package.name.as_str());
         for dependency in &package.dependencies {
             // Tests, too: a driver that is tested through the stack knows the stack.
             let ours = packages.iter().any(|p| p.name.as_str() == dependency.name);
@@ -31,11 +29,7 @@ fn the_arrows_between_crates_do_not_turn_round() {
                 Some((_, allowed)) => allowed.contains(&name),
                 None => LIBRARY.iter().any(|(library, _)| *library == name),
             };
-            assert!(
-                !ours || is_allowed,
-                "{} must not depend on {name}",
-                package.name
-            );
+            assert!(!ours || is_allowed, "{} must not depend on {name}", package.name);
         }
     }
 }
@@ -76,9 +70,5 @@ fn crate_roots(package: &Package) -> impl Iterator<Item = &Path> {
 }
 
 fn metadata() -> Metadata {
-    MetadataCommand::new()
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .no_deps()
-        .exec()
-        .unwrap()
+    MetadataCommand::new().current_dir(env!("CARGO_MANIFEST_DIR")).no_deps().exec().unwrap()
 }

@@ -46,9 +46,7 @@ impl Host {
             block_on(async move {
                 let listen = |port| {
                     let addr = SocketAddr::new(ip, port);
-                    sockets
-                        .listen(addr)
-                        .with_context(|| format!("listening on {addr}"))
+                    sockets.listen(addr).with_context(|| format!("listening on {addr}"))
                 };
                 let (http, pong) = (listen(HTTP)?, listen(ECHO)?);
                 let _ = ready.send(());
@@ -150,9 +148,7 @@ async fn serve_all<S: Sockets>(
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(work)
 }
 

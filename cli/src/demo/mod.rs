@@ -57,14 +57,8 @@ pub(crate) fn run(json: bool) -> Result<ExitCode> {
     let proved = rows.iter().any(|row| {
         matches!(row.outcome, Outcome::Measured(_)) && !matches!(row.link, Link::Kernel)
     });
-    let failed = rows
-        .iter()
-        .any(|row| matches!(row.outcome, Outcome::Failed(_)));
-    Ok(if proved && !failed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let failed = rows.iter().any(|row| matches!(row.outcome, Outcome::Failed(_)));
+    Ok(if proved && !failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A directory with one file of random bytes.

@@ -59,9 +59,7 @@ impl Kernel {
     /// A socket belongs to the namespace it is made in, whoever uses it.
     fn socket(&self, addr: SocketAddr) -> io::Result<Socket> {
         let domain = Domain::for_address(addr);
-        let socket = self
-            .0
-            .run(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))?;
+        let socket = self.0.run(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))?;
         // The most common one, whatever this machine is set to; a user namespace may not have it.
         let _ = socket.set_tcp_congestion(b"cubic");
         socket.set_tcp_nodelay(true)?;
@@ -88,8 +86,6 @@ impl Sockets for Kernel {
 
     async fn connect(&self, addr: SocketAddr) -> io::Result<net::TcpStream> {
         let socket = self.socket(addr)?;
-        net::TcpSocket::from_std_stream(socket.into())
-            .connect(addr)
-            .await
+        net::TcpSocket::from_std_stream(socket.into()).connect(addr).await
     }
 }

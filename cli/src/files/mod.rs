@@ -69,9 +69,8 @@ async fn respond(request: &Request<Incoming>, root: Arc<Root>) -> Response<Body>
             match choose(request.method(), request.headers(), &version) {
                 Choice::Send(status, part) => {
                     let mime = mime_guess::from_path(&path).first_or_octet_stream();
-                    let mut response = version
-                        .response(status)
-                        .header(header::CONTENT_TYPE, mime.as_ref());
+                    let mut response =
+                        version.response(status).header(header::CONTENT_TYPE, mime.as_ref());
                     if status == StatusCode::PARTIAL_CONTENT {
                         let range =
                             format!("bytes {}-{}/{}", part.start, part.end - 1, version.len);
@@ -125,11 +124,7 @@ impl Version {
         // HTTP dates know neither fractions nor times before 1970.
         let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.max(0) as u64);
         let etag = format!("\"{seconds:x}.{nanos:x}-{len:x}\"");
-        Self {
-            len,
-            modified,
-            etag,
-        }
+        Self { len, modified, etag }
     }
 
     fn response(&self, status: StatusCode) -> hyper::http::response::Builder {
@@ -137,10 +132,7 @@ impl Version {
             .status(status)
             .header(header::ACCEPT_RANGES, "bytes")
             .header(header::ETAG, &self.etag)
-            .header(
-                header::LAST_MODIFIED,
-                httpdate::fmt_http_date(self.modified),
-            )
+            .header(header::LAST_MODIFIED, httpdate::fmt_http_date(self.modified))
     }
 
     /// True if a list of entity tags names this version (RFC 9110, section 13.1.2).
@@ -191,12 +183,8 @@ fn choose(method: &Method, headers: &HeaderMap, version: &Version) -> Choice {
 /// A page that links to `names`, the contents of the directory `path`.
 fn listing(path: &str, names: &[OsString]) -> String {
     /// All that RFC 3986 does not allow in a path segment, but for the final slash.
-    const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~')
-        .remove(b'/');
+    const SEGMENT: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
     let title = escape(&percent_decode_str(path).decode_utf8_lossy());
     let mut page = format!(
         "<!DOCTYPE html>\n<meta charset=\"utf-8\">\n<title>{title}</title>\n<h1>{title}</h1>\n<ul>\n"
@@ -213,16 +201,13 @@ fn listing(path: &str, names: &[OsString]) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// A response whose body is its status in words.
 fn plain(response: hyper::http::response::Builder, status: StatusCode) -> Response<Body> {
-    let response = response
-        .status(status)
-        .header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    let response =
+        response.status(status).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
     finish(response, Body::from(format!("{status}\n")))
 }
 

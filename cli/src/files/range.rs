@@ -39,11 +39,7 @@ pub(super) fn parse(value: &str, len: u64) -> Wanted {
             _ => return Wanted::Whole,
         },
     };
-    if range.is_empty() {
-        Wanted::Unsatisfiable
-    } else {
-        Wanted::Part(range)
-    }
+    if range.is_empty() { Wanted::Unsatisfiable } else { Wanted::Part(range) }
 }
 
 /// Digits only; a number beyond any file's length saturates, for it is well-formed all the same.
@@ -62,10 +58,7 @@ mod tests {
         assert_eq!(parse("bytes=2-5", 10), Wanted::Part(2..6));
         assert_eq!(parse("bytes=2-500", 10), Wanted::Part(2..10));
         assert_eq!(parse("Bytes=2-", 10), Wanted::Part(2..10));
-        assert_eq!(
-            parse("bytes=2-99999999999999999999999", 10),
-            Wanted::Part(2..10)
-        );
+        assert_eq!(parse("bytes=2-99999999999999999999999", 10), Wanted::Part(2..10));
     }
 
     #[test]

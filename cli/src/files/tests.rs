@@ -66,11 +66,7 @@ impl Client {
         let response = self.requests.send_request(request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        Answer {
-            status: head.status,
-            headers: head.headers,
-            body,
-        }
+        Answer { status: head.status, headers: head.headers, body }
     }
 
     async fn get(&mut self, path: &str) -> Answer {
@@ -125,14 +121,10 @@ async fn ranges() {
         assert_eq!(answer.header("content-range"), expected);
         assert_eq!(answer.body, content[part], "{range}");
     }
-    let answer = client
-        .ask("GET", "/data.bin", &[("range", "bytes=600001-")])
-        .await;
+    let answer = client.ask("GET", "/data.bin", &[("range", "bytes=600001-")]).await;
     assert_eq!(answer.status, 416);
     assert_eq!(answer.header("content-range"), format!("bytes */{LEN}"));
-    let answer = client
-        .ask("GET", "/data.bin", &[("range", "bytes=0-1,3-4")])
-        .await;
+    let answer = client.ask("GET", "/data.bin", &[("range", "bytes=0-1,3-4")]).await;
     assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, LEN));
 }
 
@@ -189,10 +181,7 @@ async fn directories_are_listed_or_show_their_index() {
     assert_eq!(answer.header("location"), "/sub/");
     let answer = client.get("/sub/").await;
     let page = String::from_utf8(answer.body.to_vec()).unwrap();
-    assert!(
-        page.contains("<a href=\"./a%20b%26c\">a b&amp;c</a>"),
-        "{page}"
-    );
+    assert!(page.contains("<a href=\"./a%20b%26c\">a b&amp;c</a>"), "{page}");
     assert!(page.contains("<a href=\"./../\">"), "{page}");
     assert!(!page.contains("hidden"), "{page}");
     let page = client.get("/").await.body;
@@ -200,10 +189,7 @@ async fn directories_are_listed_or_show_their_index() {
 
     std::fs::write(client.dir.path().join("root/index.html"), "index").unwrap();
     let answer = client.get("/").await;
-    assert_eq!(
-        (answer.header("content-type"), &answer.body[..]),
-        ("text/html", &b"index"[..])
-    );
+    assert_eq!((answer.header("content-type"), &answer.body[..]), ("text/html", &b"index"[..]));
 }
 
 #[tokio::test]

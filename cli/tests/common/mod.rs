@@ -55,12 +55,7 @@ impl Lab {
 
     fn new(ours: Namespace, peer: Option<Namespace>, spec: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self {
-            ours,
-            peer,
-            spec,
-            dir,
-        }
+        Self { ours, peer, spec, dir }
     }
 
     /// A new file of random bytes.
@@ -125,18 +120,10 @@ impl Lab {
         let mut line = String::new();
         // Byte by byte: nothing after the line is taken.
         let stdout = server.0.stdout.as_mut().unwrap();
-        BufReader::with_capacity(1, stdout)
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::with_capacity(1, stdout).read_line(&mut line).unwrap();
         if !line.starts_with("listening on ") {
             let mut stderr = String::new();
-            server
-                .0
-                .stderr
-                .take()
-                .unwrap()
-                .read_to_string(&mut stderr)
-                .unwrap();
+            server.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
             panic!("{arguments:?}: {line}{stderr}");
         }
         server
@@ -161,16 +148,12 @@ impl Lab {
     /// Gives the kernel's end one more address.
     pub(crate) fn peer_address(&self, interface: &str, address: &str, prefix: u8) {
         let address = address.parse().unwrap();
-        self.kernel()
-            .netlink(|netlink| netlink.add_address(interface, address, prefix))
-            .unwrap();
+        self.kernel().netlink(|netlink| netlink.add_address(interface, address, prefix)).unwrap();
     }
 
     /// Deletes our interface.
     pub(crate) fn delete_our_end(&self, interface: &str) {
-        self.ours
-            .netlink(|netlink| netlink.delete_link(interface))
-            .unwrap();
+        self.ours.netlink(|netlink| netlink.delete_link(interface)).unwrap();
     }
 
     /// Runs `work` at the kernel's end.
@@ -250,10 +233,7 @@ pub(crate) fn sha256(path: &Path) -> [u8; 32] {
 
 /// Runs a command in a namespace to its end, or for as long as anything may take.
 fn finish(namespace: &Namespace, mut command: Command) -> Output {
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
     let child = namespace.run(|| command.spawn()).unwrap();
     let pid = Pid::from_child(&child);
     let (done, is_done) = std::sync::mpsc::channel::<()>();

@@ -198,11 +198,7 @@ pub fn run_cases<H: Harness>(harness: &mut H, cases: &[Case]) -> Result<Report, 
             }
         }
     }
-    if failures.0.is_empty() {
-        Ok(report)
-    } else {
-        Err(failures)
-    }
+    if failures.0.is_empty() { Ok(report) } else { Err(failures) }
 }
 
 /// What passed.
@@ -245,9 +241,7 @@ pub struct Failures(pub Vec<Failure>);
 impl fmt::Display for Failures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the device does not conform:")?;
-        self.0
-            .iter()
-            .try_for_each(|Failure { case, message }| write!(f, "\n{case}: {message}"))
+        self.0.iter().try_for_each(|Failure { case, message }| write!(f, "\n{case}: {message}"))
     }
 }
 

@@ -29,44 +29,24 @@ pub(super) fn offloads<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
     for (protocol, v6) in [(UDP, false), (TCP, false), (UDP, true), (TCP, true)] {
         let headers = Headers { protocol, v6 };
         for payload in [1, 32, 33, caps.max_frame() - headers.len()] {
-            let meta = TxMeta {
-                checksum: Some(headers.checksum()),
-                segmentation: None,
-            };
+            let meta = TxMeta { checksum: Some(headers.checksum()), segmentation: None };
             carried_out(rig, headers, payload, meta)?;
         }
     }
-    let kinds = [
-        (SegmentKind::Tcp4, caps.tx_segment_tcp4),
-        (SegmentKind::Tcp6, caps.tx_segment_tcp6),
-    ];
+    let kinds =
+        [(SegmentKind::Tcp4, caps.tx_segment_tcp4), (SegmentKind::Tcp6, caps.tx_segment_tcp6)];
     for (kind, longest) in kinds {
         let Some(longest) = longest else { continue };
-        let headers = Headers {
-            protocol: TCP,
-            v6: kind == SegmentKind::Tcp6,
-        };
+        let headers = Headers { protocol: TCP, v6: kind == SegmentKind::Tcp6 };
         let size = caps.max_frame() - headers.len();
-        let Some(segment) = u16::try_from(size)
-            .ok()
-            .and_then(|size| size.try_into().ok())
-        else {
+        let Some(segment) = u16::try_from(size).ok().and_then(|size| size.try_into().ok()) else {
             return fail("the MTU is not one of an IP link");
         };
         let header_len = headers.len() as u16;
-        for payload in [
-            size,
-            size + 1,
-            3 * size,
-            longest.min(65_535) - headers.len(),
-        ] {
+        for payload in [size, size + 1, 3 * size, longest.min(65_535) - headers.len()] {
             let meta = TxMeta {
                 checksum: Some(headers.checksum()),
-                segmentation: Some(Segmentation {
-                    kind,
-                    size: segment,
-                    header_len,
-                }),
+                segmentation: Some(Segmentation { kind, size: segment, header_len }),
             };
             carried_out(rig, headers, payload, meta)?;
         }
@@ -106,10 +86,7 @@ fn carried_out<H: Harness>(
             return Ok(());
         }
         if got.len() > rig.caps.max_frame() && rig.harness.sees_wire() {
-            return fail(format!(
-                "{what}: a frame of {} bytes is on the wire",
-                got.len()
-            ));
+            return fail(format!("{what}: a frame of {} bytes is on the wire", got.len()));
         }
         let segment = headers.payload(&got).map_err(|e| format!("{what}: {e}"))?;
         arrived.extend(segment);
@@ -134,10 +111,7 @@ impl Headers {
 
     fn checksum(self) -> PartialChecksum {
         let offset = if self.protocol == TCP { 16 } else { 6 };
-        PartialChecksum {
-            start: (ETHERNET_LEN + self.ip_len()) as u16,
-            offset,
-        }
+        PartialChecksum { start: (ETHERNET_LEN + self.ip_len()) as u16, offset }
     }
 
     fn ip_len(self) -> usize {

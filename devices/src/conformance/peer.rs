@@ -21,7 +21,7 @@ impl<D: Device> DevicePeer<D> {
 
 impl<D: Device> Peer for DevicePeer<D> {
     fn send(&mut self, frame: &[u8]) -> io::Result<bool> {
-        let (_, tx) = self.device.split();
+        let (_, mut tx) = self.device.split();
         match tx.send(frame.len(), TxMeta::default(), |slot| {
             slot.copy_from_slice(frame);
         }) {
@@ -34,7 +34,7 @@ impl<D: Device> Peer for DevicePeer<D> {
     fn recv(&mut self, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
         let deadline = Clock::now() + timeout;
         loop {
-            let (rx, _) = self.device.split();
+            let (mut rx, _) = self.device.split();
             rx.fill(now())?;
             let frame = rx.next().map(|frame| frame.bytes.to_vec());
             rx.release();

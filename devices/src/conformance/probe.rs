@@ -33,10 +33,7 @@ impl Probes {
         static CASES: AtomicU16 = AtomicU16::new(0);
         let number = CASES.fetch_add(1, Ordering::Relaxed);
         let process = (process::id() as u16).wrapping_mul(97);
-        Self {
-            case: process.wrapping_add(number).to_be_bytes(),
-            frames: Vec::new(),
-        }
+        Self { case: process.wrapping_add(number).to_be_bytes(), frames: Vec::new() }
     }
 
     /// Number of the next frame.
@@ -79,20 +76,11 @@ impl Probes {
         let expected = self.bytes(MacAddr::default(), seq, len);
         let longest = len.max(MIN_WIRE_LEN);
         if frame.len() < len || frame.len() > longest {
-            return Err(format!(
-                "frame {seq} of {len} bytes arrived with {}",
-                frame.len()
-            ));
+            return Err(format!("frame {seq} of {len} bytes arrived with {}", frame.len()));
         }
         let pairs = frame.iter().zip(&expected).enumerate().skip(6);
-        match pairs
-            .filter(|(_, (got, want))| got != want)
-            .map(|(at, _)| at)
-            .next()
-        {
-            Some(at) => Err(format!(
-                "frame {seq} of {len} bytes arrived with byte {at} changed"
-            )),
+        match pairs.filter(|(_, (got, want))| got != want).map(|(at, _)| at).next() {
+            Some(at) => Err(format!("frame {seq} of {len} bytes arrived with byte {at} changed")),
             None => Ok(Some(seq)),
         }
     }

@@ -60,10 +60,7 @@ pub(super) struct Mark {
 impl Mark {
     /// The same without the first `count` frames.
     pub(super) fn skip(self, count: usize) -> Self {
-        Self {
-            first: self.first + count,
-            ..self
-        }
+        Self { first: self.first + count, ..self }
     }
 }
 
@@ -85,14 +82,7 @@ impl<'h, H: Harness> Rig<'h, H> {
         if caps.medium != Medium::Ethernet {
             return fail("the kit needs a device whose frames begin with an Ethernet header");
         }
-        Ok(Self {
-            harness,
-            probes: Probes::new(),
-            caps,
-            peer_mac,
-            expected,
-            notes: Vec::new(),
-        })
+        Ok(Self { harness, probes: Probes::new(), caps, peer_mac, expected, notes: Vec::new() })
     }
 
     pub(super) fn into_notes(self) -> Vec<String> {
@@ -119,9 +109,7 @@ impl<'h, H: Harness> Rig<'h, H> {
 
     /// Closes and opens the device.
     pub(super) fn reopen(&mut self) -> Result<(), Stop> {
-        self.harness
-            .reopen()
-            .map_err(|e| format!("reopening the device: {e}"))?;
+        self.harness.reopen().map_err(|e| format!("reopening the device: {e}"))?;
         self.expected = self.device().counters();
         // Frames of the closed device that are still on their way are nobody's any more.
         self.probes = Probes::new();
@@ -130,11 +118,7 @@ impl<'h, H: Harness> Rig<'h, H> {
 
     /// The frames made from now on, and the loss from now on.
     pub(super) fn mark(&mut self) -> Mark {
-        Mark {
-            first: self.probes.next(),
-            rx_lost: self.rx_lost(),
-            tx_lost: self.tx_lost(),
-        }
+        Mark { first: self.probes.next(), rx_lost: self.rx_lost(), tx_lost: self.tx_lost() }
     }
 
     /// Frames towards the device that were counted as lost.
@@ -162,11 +146,7 @@ impl<'h, H: Harness> Rig<'h, H> {
         for at in 0..count {
             let (seq, frame) = self.inbound(len(at));
             let deadline = Clock::now() + PATIENCE;
-            while !self
-                .peer()
-                .send(&frame)
-                .map_err(|e| peer_error("send", &e))?
-            {
+            while !self.peer().send(&frame).map_err(|e| peer_error("send", &e))? {
                 if Clock::now() > deadline {
                     return fail(format!(
                         "the peer could not send frame {seq}: the link stays full"
@@ -195,9 +175,7 @@ impl<'h, H: Harness> Rig<'h, H> {
         let mut slot_len = None;
         let result = self.device().split().1.send(frame.len(), meta, |slot| {
             slot_len = Some(slot.len());
-            slot.iter_mut()
-                .zip(frame)
-                .for_each(|(to, from)| *to = *from);
+            slot.iter_mut().zip(frame).for_each(|(to, from)| *to = *from);
         });
         match (result, slot_len) {
             (Ok(()), Some(len)) if len == frame.len() => {
@@ -223,45 +201,33 @@ impl<'h, H: Harness> Rig<'h, H> {
     pub(super) fn must_send(&mut self, len: usize) -> Result<(), Stop> {
         match self.send(len)? {
             Ok(()) => Ok(()),
-            Err(e) => fail(format!(
-                "expected room for a frame of {len} bytes, got {e:?}"
-            )),
+            Err(e) => fail(format!("expected room for a frame of {len} bytes, got {e:?}")),
         }
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Stop> {
         let now = now();
-        self.device()
-            .split()
-            .1
-            .flush(now)
-            .map_err(|e| format!("flush: {e}"))?;
+        self.device().split().1.flush(now).map_err(|e| format!("flush: {e}"))?;
         self.audit("flush")
     }
 
     pub(super) fn fill(&mut self) -> Result<usize, Stop> {
         let now = now();
-        let ready = self
-            .device()
-            .split()
-            .0
-            .fill(now)
-            .map_err(|e| format!("fill: {e}"))?;
+        let ready = self.device().split().0.fill(now).map_err(|e| format!("fill: {e}"))?;
         self.audit("fill")?;
         Ok(ready)
     }
 
     /// Takes one frame.
     pub(super) fn next(&mut self) -> Result<Option<Received>, Stop> {
-        let Some(frame) = self.harness.parts().0.split().0.next() else {
+        let (mut rx, _) = self.harness.parts().0.split();
+        let Some(frame) = rx.next() else {
             return Ok(None);
         };
         self.expected.rx_frames += 1;
         self.expected.rx_bytes += frame.bytes.len() as u64;
-        let seq = self
-            .probes
-            .check(frame.bytes)
-            .map_err(|e| format!("received: {e}"))?;
+        let seq = self.probes.check(frame.bytes).map_err(|e| format!("received: {e}"))?;
+        drop(rx);
         self.audit("next")?;
         Ok(Some(seq.map_or(Received::Other, Received::Probe)))
     }
@@ -378,17 +344,11 @@ impl<'h, H: Harness> Rig<'h, H> {
     pub(super) fn audit(&mut self, step: &str) -> Result<(), Stop> {
         let (buffers, counted) = (self.device().buffers(), self.device().counters());
         if !buffers.add_up() {
-            return fail(format!(
-                "after {step}, the buffers do not add up: {buffers:?}"
-            ));
+            return fail(format!("after {step}, the buffers do not add up: {buffers:?}"));
         }
         // What the kit cannot foresee is taken over; it may only grow.
         let unforeseen = |c: &Counters| [c.rx_overruns, c.rx_errors, c.tx_errors];
-        if unforeseen(&counted)
-            .iter()
-            .zip(unforeseen(&self.expected))
-            .any(|(n, was)| *n < was)
-        {
+        if unforeseen(&counted).iter().zip(unforeseen(&self.expected)).any(|(n, was)| *n < was) {
             return fail(format!("after {step}, a counter shrank: {counted:?}"));
         }
         self.expected.rx_overruns = counted.rx_overruns;
@@ -396,9 +356,7 @@ impl<'h, H: Harness> Rig<'h, H> {
         self.expected.tx_errors = counted.tx_errors;
         if counted != self.expected {
             let expected = self.expected;
-            return fail(format!(
-                "after {step}, expected {expected:?}, counted {counted:?}"
-            ));
+            return fail(format!("after {step}, expected {expected:?}, counted {counted:?}"));
         }
         Ok(())
     }
@@ -414,12 +372,7 @@ struct Arrivals {
 
 impl Arrivals {
     fn new(want: Range<usize>) -> Self {
-        Self {
-            want,
-            got: Vec::new(),
-            started: Clock::now(),
-            last: Clock::now(),
-        }
+        Self { want, got: Vec::new(), started: Clock::now(), last: Clock::now() }
     }
 
     fn extend(&mut self, seqs: impl IntoIterator<Item = usize>) {
@@ -443,9 +396,7 @@ impl Arrivals {
         let Self { want, got, .. } = self;
         in_order(who, got)?;
         if let Some(other) = got.iter().find(|seq| !want.contains(seq)) {
-            return fail(format!(
-                "{who} received frame {other}, expected {want:?} only"
-            ));
+            return fail(format!("{who} received frame {other}, expected {want:?} only"));
         }
         let missing = want.len() - got.len();
         if missing as u64 > lost {
@@ -464,11 +415,7 @@ impl Arrivals {
 
 /// No frame came twice, and none overtook another.
 pub(super) fn in_order(who: &str, got: &[usize]) -> Result<(), Stop> {
-    match got
-        .iter()
-        .zip(got.iter().skip(1))
-        .find(|(before, after)| before >= after)
-    {
+    match got.iter().zip(got.iter().skip(1)).find(|(before, after)| before >= after) {
         Some((before, after)) => fail(format!("{who} received frame {after} after frame {before}")),
         None => Ok(()),
     }

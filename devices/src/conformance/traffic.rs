@@ -75,11 +75,7 @@ pub(super) fn rx_overrun<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
     let mut sent = 0;
     while sent < most {
         let (_, frame) = rig.inbound(60 + sent % 64);
-        if !rig
-            .peer()
-            .send(&frame)
-            .map_err(|e| peer_error("send", &e))?
-        {
+        if !rig.peer().send(&frame).map_err(|e| peer_error("send", &e))? {
             break;
         }
         sent += 1;
@@ -90,16 +86,12 @@ pub(super) fn rx_overrun<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
         return fail("received a frame that the peer did not send");
     }
     if got.is_empty() {
-        return fail(format!(
-            "the peer sent {sent} frames to {slots} slots, none arrived"
-        ));
+        return fail(format!("the peer sent {sent} frames to {slots} slots, none arrived"));
     }
     let lost = (sent - got.len()) as u64;
     let counted = rig.rx_lost() - lost_before;
     if lost > counted {
-        rig.note(format!(
-            "of {sent} frames to {slots} slots {lost} were lost, {counted} counted"
-        ));
+        rig.note(format!("of {sent} frames to {slots} slots {lost} were lost, {counted} counted"));
     }
     exchange(rig, slots.min(8), |_| 60)?;
     exchange(rig, slots.min(8), |_| 60)
@@ -120,19 +112,10 @@ pub(super) fn lengths<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
 pub(super) fn oversize<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
     let longest = rig.caps.max_frame();
     let plain = TxMeta::default();
-    let checksum = Some(PartialChecksum {
-        start: 34,
-        offset: 16,
-    });
+    let checksum = Some(PartialChecksum { start: 34, offset: 16 });
     let mut refused = vec![(longest + 1, plain), (4 * longest, plain), (1 << 20, plain)];
     if !rig.caps.tx_checksum {
-        refused.push((
-            100,
-            TxMeta {
-                checksum,
-                segmentation: None,
-            },
-        ));
+        refused.push((100, TxMeta { checksum, segmentation: None }));
     }
     for (len, meta) in refused {
         match rig.send_bytes(&vec![0; len], meta)? {
@@ -158,9 +141,7 @@ pub(super) fn release<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
         let deadline = Clock::now() + PATIENCE;
         while rig.fill()? < count {
             if Clock::now() > deadline {
-                return fail(format!(
-                    "fill did not gather the {count} frames that were sent"
-                ));
+                return fail(format!("fill did not gather the {count} frames that were sent"));
             }
         }
         let mut wanted = mark.first;

@@ -21,9 +21,7 @@ pub(super) fn after_idle<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
     for round in 0..ROUNDS {
         let (fd, readable_idle) = fall_asleep(rig)?;
         if *descriptor.get_or_insert(fd) != fd {
-            return fail(format!(
-                "round {round}: wake returned another descriptor than before"
-            ));
+            return fail(format!("round {round}: wake returned another descriptor than before"));
         }
         // Spurious wake-ups are allowed, but a device that always wakes never sleeps.
         sleepless += usize::from(readable_idle);
@@ -85,9 +83,7 @@ pub(super) fn threads<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
             Ok(seq.map(|seq| seq - first))
         });
         stop.store(true, Ordering::Release);
-        let sent = sender
-            .join()
-            .unwrap_or_else(|_| Err("the peer's thread panicked".to_owned()));
+        let sent = sender.join().unwrap_or_else(|_| Err("the peer's thread panicked".to_owned()));
         result.and(sent)
     });
     rig.lent_elsewhere(lent.0, lent.1);
@@ -128,7 +124,7 @@ fn receive_asleep<D: Device>(
 ) -> Result<(), String> {
     let mut next = 0;
     while next < count {
-        let (rx, _) = device.split();
+        let (mut rx, _) = device.split();
         rx.fill(now()).map_err(|e| format!("fill: {e}"))?;
         let mut taken = false;
         while let Some(frame) = rx.next() {
@@ -140,15 +136,14 @@ fn receive_asleep<D: Device>(
             }
         }
         rx.release();
+        drop(rx);
         received.store(next, Ordering::Release);
         if taken || next == count {
             continue;
         }
         let awake = wakes(&device.wake().map_err(|e| wake_error(&e))?)?;
         if !awake {
-            return Err(format!(
-                "asleep for {PATIENCE:?} while frame {next} was sent"
-            ));
+            return Err(format!("asleep for {PATIENCE:?} while frame {next} was sent"));
         }
     }
     Ok(())
@@ -162,9 +157,7 @@ fn fall_asleep<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(RawFd, bool), Stop> 
         match rig.device().wake().map_err(|e| wake_error(&e))? {
             Wake::Fd(fd) => return Ok((fd.as_raw_fd(), readable(fd, Duration::ZERO)?)),
             Wake::Spin => {
-                return Err(Stop::Skip(
-                    "the device cannot wake anybody (Wake::Spin)".to_owned(),
-                ));
+                return Err(Stop::Skip("the device cannot wake anybody (Wake::Spin)".to_owned()));
             }
             Wake::Ready if Clock::now() > deadline => {
                 return fail("wake says Ready all the time, and nothing arrives");

@@ -49,11 +49,7 @@ struct Slot {
 
 impl Slot {
     fn new(len: usize) -> Self {
-        Self {
-            buffer: vec![0; len].into_boxed_slice(),
-            len: 0,
-            meta: RxMeta::default(),
-        }
+        Self { buffer: vec![0; len].into_boxed_slice(), len: 0, meta: RxMeta::default() }
     }
 }
 
@@ -174,13 +170,8 @@ impl Sender {
     fn write_off(&mut self) -> usize {
         let lost = self.queued.len();
         self.free.append(&mut self.queued);
-        let unread = if self.away == 0 {
-            0
-        } else {
-            self.slots - self.full.slots()
-        };
-        self.free
-            .extend((0..self.away).map(|_| Slot::new(self.slot_len)));
+        let unread = if self.away == 0 { 0 } else { self.slots - self.full.slots() };
+        self.free.extend((0..self.away).map(|_| Slot::new(self.slot_len)));
         self.away = 0;
         lost + unread
     }
@@ -247,10 +238,7 @@ impl Receiver {
         let slot = self.held.get(self.lent)?;
         let bytes = slot.buffer.get(..slot.len)?;
         self.lent += 1;
-        Some(Frame {
-            bytes,
-            meta: slot.meta,
-        })
+        Some(Frame { bytes, meta: slot.meta })
     }
 
     pub(super) fn release(&mut self) {

@@ -10,17 +10,11 @@ use crate::{PartialChecksum, RxChecksum};
 const NOW: Instant = Instant::ZERO;
 
 fn pair(slots: usize) -> (MemoryDevice, MemoryDevice) {
-    MemoryDevice::pair(MemoryConfig {
-        slots,
-        ..MemoryConfig::default()
-    })
+    MemoryDevice::pair(MemoryConfig { slots, ..MemoryConfig::default() })
 }
 
 fn send(device: &mut MemoryDevice, byte: u8) -> Result<(), SendError> {
-    device
-        .split()
-        .1
-        .send(60, TxMeta::default(), |frame| frame.fill(byte))
+    device.split().1.send(60, TxMeta::default(), |frame| frame.fill(byte))
 }
 
 fn receive(device: &mut MemoryDevice) -> Vec<u8> {
@@ -49,11 +43,7 @@ fn a_full_link_pushes_back_and_is_counted() {
     assert_eq!(a.tx.room(), 0);
     assert_eq!(send(&mut a, 9), Err(SendError::Full));
     a.split().1.flush(NOW).unwrap();
-    assert_eq!(
-        send(&mut a, 9),
-        Err(SendError::Full),
-        "the other end has not released"
-    );
+    assert_eq!(send(&mut a, 9), Err(SendError::Full), "the other end has not released");
     assert_eq!(receive(&mut b), [0, 1, 2]);
     assert_eq!(a.tx.room(), 3);
     send(&mut a, 3).unwrap();
@@ -62,15 +52,9 @@ fn a_full_link_pushes_back_and_is_counted() {
 
 #[test]
 fn offload_requests_travel_as_they_are() {
-    let config = MemoryConfig {
-        offloads: true,
-        ..MemoryConfig::default()
-    };
+    let config = MemoryConfig { offloads: true, ..MemoryConfig::default() };
     let (mut a, mut b) = MemoryDevice::pair(config);
-    let checksum = PartialChecksum {
-        start: 34,
-        offset: 16,
-    };
+    let checksum = PartialChecksum { start: 34, offset: 16 };
     let meta = TxMeta {
         checksum: Some(checksum),
         segmentation: Some(crate::Segmentation {
@@ -89,10 +73,7 @@ fn offload_requests_travel_as_they_are() {
     assert_eq!(frame.meta.segmentation.map(u16::from), Some(1460));
 
     let (mut plain, _peer) = pair(4);
-    assert_eq!(
-        plain.tx.send(100, meta, |_| ()),
-        Err(SendError::Unsupported)
-    );
+    assert_eq!(plain.tx.send(100, meta, |_| ()), Err(SendError::Unsupported));
     assert_eq!(plain.counters().tx_unsupported, 1);
 }
 
@@ -103,10 +84,7 @@ fn the_end_of_a_dropped_peer_drains_and_then_fails() {
     a.tx.flush(NOW).unwrap();
     drop(a);
     assert_eq!(receive(&mut b), [1]);
-    assert_eq!(
-        b.rx.fill(NOW).unwrap_err().kind(),
-        io::ErrorKind::ConnectionReset
-    );
+    assert_eq!(b.rx.fill(NOW).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert!(matches!(b.wake().unwrap(), Wake::Ready));
 }
 
@@ -145,9 +123,7 @@ fn frames_that_a_dropped_peer_never_took_are_errors_too() {
 }
 
 fn readable(wake: &Wake<'_>, timeout: Duration) -> bool {
-    let Wake::Fd(fd) = wake else {
-        panic!("{wake:?}")
-    };
+    let Wake::Fd(fd) = wake else { panic!("{wake:?}") };
     let timeout = Timespec::try_from(timeout).unwrap();
     poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)).unwrap() == 1
 }
@@ -199,10 +175,7 @@ fn two_threads_exchange_frames_and_sleep_without_losing_a_wake_up() {
         if b.rx.fill(NOW).unwrap() == 0
             && let wake @ Wake::Fd(_) = b.wake().unwrap()
         {
-            assert!(
-                readable(&wake, Duration::from_secs(10)),
-                "asleep at frame {expected}"
-            );
+            assert!(readable(&wake, Duration::from_secs(10)), "asleep at frame {expected}");
         }
         while let Some(frame) = b.rx.next() {
             assert_eq!(frame.bytes[..8], expected.to_be_bytes());

@@ -34,8 +34,7 @@ fn run(config: LinkConfig, frames: u32) -> (Vec<(Instant, Vec<u8>)>, LinkStats) 
     let (mut a, mut b, link) = SimLink::pair(config);
     for number in 0..frames {
         send_numbered(&mut a, number);
-        a.tx.flush(Instant::from_micros(u64::from(number) * 10))
-            .unwrap();
+        a.tx.flush(Instant::from_micros(u64::from(number) * 10)).unwrap();
     }
     let received = drain(&mut b, &link);
     (received, link.stats())
@@ -54,20 +53,14 @@ fn rate_and_delay_give_the_arrival() {
         send_numbered(&mut a, number);
     }
     a.tx.flush(Instant::ZERO).unwrap();
-    let times: Vec<_> = drain(&mut b, &link)
-        .iter()
-        .map(|(time, _)| time.as_micros())
-        .collect();
+    let times: Vec<_> = drain(&mut b, &link).iter().map(|(time, _)| time.as_micros()).collect();
     assert_eq!(times, [1100, 1200, 1300]);
 }
 
 #[test]
 fn a_full_queue_drops_the_tail_until_it_drains() {
-    let config = LinkConfig {
-        rate_bits_per_s: Some(8_000_000),
-        queue_bytes: 250,
-        ..LinkConfig::default()
-    };
+    let config =
+        LinkConfig { rate_bits_per_s: Some(8_000_000), queue_bytes: 250, ..LinkConfig::default() };
     let (mut a, mut b, link) = SimLink::pair(config);
     for number in 0..5 {
         send_numbered(&mut a, number);
@@ -82,10 +75,7 @@ fn a_full_queue_drops_the_tail_until_it_drains() {
 #[test]
 fn each_impairment_happens_about_as_often_as_asked() {
     let impaired = |change: fn(&mut LinkConfig)| {
-        let mut config = LinkConfig {
-            delay: Duration::from_millis(5),
-            ..LinkConfig::default()
-        };
+        let mut config = LinkConfig { delay: Duration::from_millis(5), ..LinkConfig::default() };
         change(&mut config);
         run(config, 1000)
     };
@@ -97,19 +87,12 @@ fn each_impairment_happens_about_as_often_as_asked() {
     let (received, stats) = impaired(|config| config.reorder = 0.1);
     assert!(near(stats.reordered) && !numbers(&received).is_sorted());
     let (received, stats) = impaired(|config| config.corrupt = 0.1);
-    let bits = |bytes: &[u8]| {
-        bytes[4..]
-            .iter()
-            .map(|byte| u64::from(byte.count_ones()))
-            .sum::<u64>()
-    };
+    let bits =
+        |bytes: &[u8]| bytes[4..].iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
     let flipped: u64 = received.iter().map(|(_, bytes)| bits(bytes)).sum();
     assert!(near(stats.corrupted) && (1..=stats.corrupted).contains(&flipped));
     let (received, _) = impaired(|config| config.jitter = Duration::from_millis(3));
-    assert!(
-        numbers(&received).is_sorted(),
-        "jitter alone does not reorder"
-    );
+    assert!(numbers(&received).is_sorted(), "jitter alone does not reorder");
 }
 
 #[test]
@@ -126,10 +109,7 @@ fn a_cut_link_loses_everything_until_it_is_mended() {
 
 #[test]
 fn a_dropped_end_is_seen_after_the_last_frame() {
-    let config = LinkConfig {
-        delay: Duration::from_millis(1),
-        ..LinkConfig::default()
-    };
+    let config = LinkConfig { delay: Duration::from_millis(1), ..LinkConfig::default() };
     let (mut a, mut b, link) = SimLink::pair(config);
     send_numbered(&mut a, 0);
     a.tx.flush(Instant::ZERO).unwrap();
@@ -150,10 +130,7 @@ fn superframe() -> (Vec<u8>, TxMeta) {
     frame[14 + 9] = 6;
     frame[34 + 12] = 0x50;
     let meta = TxMeta {
-        checksum: Some(PartialChecksum {
-            start: 34,
-            offset: 16,
-        }),
+        checksum: Some(PartialChecksum { start: 34, offset: 16 }),
         segmentation: Some(Segmentation {
             kind: SegmentKind::Tcp4,
             size: 1460.try_into().unwrap(),
@@ -166,15 +143,10 @@ fn superframe() -> (Vec<u8>, TxMeta) {
 #[test]
 fn superframes_are_cut_at_the_wire_and_a_corrupted_segment_is_detectable() {
     for corrupt in [0.0, 1.0] {
-        let config = LinkConfig {
-            offloads: true,
-            corrupt,
-            ..LinkConfig::default()
-        };
+        let config = LinkConfig { offloads: true, corrupt, ..LinkConfig::default() };
         let (mut a, mut b, link) = SimLink::pair(config);
         let (frame, meta) = superframe();
-        a.tx.send(frame.len(), meta, |slot| slot.copy_from_slice(&frame))
-            .unwrap();
+        a.tx.send(frame.len(), meta, |slot| slot.copy_from_slice(&frame)).unwrap();
         a.tx.flush(Instant::ZERO).unwrap();
         assert_eq!(link.stats().sent, 3);
         assert_eq!(b.rx.fill(Instant::ZERO).unwrap(), 3);
@@ -194,10 +166,7 @@ fn superframes_are_cut_at_the_wire_and_a_corrupted_segment_is_detectable() {
 
 #[test]
 fn a_request_that_does_not_fit_the_frame_is_an_error_of_the_device() {
-    let (mut a, _b, link) = SimLink::pair(LinkConfig {
-        offloads: true,
-        ..LinkConfig::default()
-    });
+    let (mut a, _b, link) = SimLink::pair(LinkConfig { offloads: true, ..LinkConfig::default() });
     let (_, meta) = superframe();
     a.tx.send(2000, meta, |slot| slot.fill(0)).unwrap();
     a.tx.flush(Instant::ZERO).unwrap();

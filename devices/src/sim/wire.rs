@@ -44,11 +44,7 @@ pub(super) struct InFlight {
 impl InFlight {
     pub(super) fn meta(&self) -> RxMeta {
         RxMeta {
-            checksum: if self.valid {
-                RxChecksum::Valid
-            } else {
-                RxChecksum::Unverified
-            },
+            checksum: if self.valid { RxChecksum::Valid } else { RxChecksum::Unverified },
             timestamp: Some(self.arrival),
             ..RxMeta::default()
         }
@@ -137,11 +133,7 @@ impl Wire {
             return;
         }
         let arrival = self.arrival(serialised);
-        let copies = if self.happens(self.config.duplicate) {
-            2
-        } else {
-            1
-        };
+        let copies = if self.happens(self.config.duplicate) { 2 } else { 1 };
         self.stats.duplicated += copies - 1;
         for _ in 0..copies {
             let mut copy = self.buffer();
@@ -149,12 +141,7 @@ impl Wire {
             let corrupted = self.happens(self.config.corrupt) && self.corrupt(&mut copy);
             self.order += 1;
             let valid = valid && !corrupted;
-            let frame = InFlight {
-                arrival,
-                order: self.order,
-                valid,
-                bytes: copy,
-            };
+            let frame = InFlight { arrival, order: self.order, valid, bytes: copy };
             self.in_flight.push(Reverse(frame));
         }
     }

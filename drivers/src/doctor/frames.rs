@@ -16,31 +16,18 @@ use crate::tap::{TapConfig, TapDevice};
 /// Asks the kernel behind a TAP for its address by ARP, and takes its answer.
 #[cfg(feature = "tap")]
 pub(super) fn try_tap(namespace: &Namespace, _: &Namespace) -> Result<String, Failure> {
-    let config = TapConfig {
-        host: vec!["10.7.0.1/24".parse().expect("a network")],
-        ..TapConfig::default()
-    };
-    let mut device = namespace
-        .run(|| TapDevice::open("tap0", &config))
-        .map_err(Failure::Open)?;
+    let config =
+        TapConfig { host: vec!["10.7.0.1/24".parse().expect("a network")], ..TapConfig::default() };
+    let mut device = namespace.run(|| TapDevice::open("tap0", &config)).map_err(Failure::Open)?;
     let own = device.caps().mac;
     // RFC 826: Ethernet, IPv4, request.
-    let request = [
-        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1][..],
-        &own.0,
-        &[10, 7, 0, 2],
-        &[0; 6],
-        &[10, 7, 0, 1],
-    ];
+    let request =
+        [&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1][..], &own.0, &[10, 7, 0, 2], &[0; 6], &[10, 7, 0, 1]];
     send(&mut device, MacAddr::BROADCAST, &request.concat())?;
     let reply = [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
-    receive(&mut device, |frame| {
-        frame.get(12..).is_some_and(|f| f.starts_with(&reply))
-    })?;
+    receive(&mut device, |frame| frame.get(12..).is_some_and(|f| f.starts_with(&reply)))?;
     let io = device.io_mode();
-    Ok(format!(
-        "an ARP request and its answer passed a TAP interface (io={io})"
-    ))
+    Ok(format!("an ARP request and its answer passed a TAP interface (io={io})"))
 }
 
 /// A user can only use a TAP that was made for him, and we do not know which.
@@ -62,10 +49,7 @@ pub(super) fn look_at_tap() -> Status {
 /// Opens a device on the loopback interface, which every network has.
 #[cfg(feature = "packet")]
 pub(super) fn look_at_packet() -> Status {
-    let config = PacketConfig {
-        mac: Some(MacAddr::local(1)),
-        ..PacketConfig::default()
-    };
+    let config = PacketConfig { mac: Some(MacAddr::local(1)), ..PacketConfig::default() };
     match PacketDevice::open("lo", &config) {
         Ok(_) => Status::Works {
             detail: "a packet ring was opened on lo; without privilege for a network of our own, \
@@ -88,13 +72,9 @@ pub(super) fn try_packet(ours: &Namespace, theirs: &Namespace) -> Result<String,
     // IEEE 802 Local Experimental EtherType 1.
     let (question, answer) = (b"\x88\xb5question", b"\x88\xb5answer");
     send(&mut near, far.caps().mac, question)?;
-    receive(&mut far, |frame| {
-        frame.get(12..).is_some_and(|f| f.starts_with(question))
-    })?;
+    receive(&mut far, |frame| frame.get(12..).is_some_and(|f| f.starts_with(question)))?;
     send(&mut far, near.caps().mac, answer)?;
-    receive(&mut near, |frame| {
-        frame.get(12..).is_some_and(|f| f.starts_with(answer))
-    })?;
+    receive(&mut near, |frame| frame.get(12..).is_some_and(|f| f.starts_with(answer)))?;
     Ok("a frame passed each way between two packet rings on a veth pair".to_owned())
 }
 
@@ -110,9 +90,7 @@ pub(super) fn try_io_uring() -> Status {
     };
     let (cause, remedy) = match attempt().map_err(|error| (error.raw_os_error(), error)) {
         Ok(()) => {
-            return Status::Works {
-                detail: "an operation was submitted and completed".to_owned(),
-            };
+            return Status::Works { detail: "an operation was submitted and completed".to_owned() };
         }
         Err((Some(libc::ENOSYS), _)) => (
             "the kernel lacks io_uring (CONFIG_IO_URING)".to_owned(),
@@ -123,19 +101,12 @@ pub(super) fn try_io_uring() -> Status {
             "sysctl -w kernel.io_uring_disabled=0 or, in a container, allow it in the seccomp \
              profile; tap: devices do without (io=plain)",
         ),
-        Err((Some(libc::ENOMEM), _)) => (
-            "the limit on locked memory is too low for io_uring".to_owned(),
-            "raise it: ulimit -l",
-        ),
-        Err((_, error)) => (
-            format!("io_uring: {error}"),
-            "tap: devices do without (io=plain)",
-        ),
+        Err((Some(libc::ENOMEM), _)) => {
+            ("the limit on locked memory is too low for io_uring".to_owned(), "raise it: ulimit -l")
+        }
+        Err((_, error)) => (format!("io_uring: {error}"), "tap: devices do without (io=plain)"),
     };
-    Status::Missing {
-        cause,
-        remedy: remedy.to_owned(),
-    }
+    Status::Missing { cause, remedy: remedy.to_owned() }
 }
 
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -145,13 +116,12 @@ const MIN_FRAME: usize = 60;
 fn send(device: &mut impl Device, dst: MacAddr, rest: &[u8]) -> Result<(), Failure> {
     let mut frame = [&dst.0, &device.caps().mac.0, rest].concat();
     frame.resize(frame.len().max(MIN_FRAME), 0);
-    let (_, tx) = device.split();
+    let (_, mut tx) = device.split();
     tx.send(frame.len(), TxMeta::default(), |slot| {
         slot.copy_from_slice(&frame);
     })
     .map_err(|error| Failure::Traffic(format!("a frame was refused: {error}")))?;
-    tx.flush(Instant::ZERO)
-        .map_err(|error| Failure::Traffic(format!("sending failed: {error}")))
+    tx.flush(Instant::ZERO).map_err(|error| Failure::Traffic(format!("sending failed: {error}")))
 }
 
 /// Waits for a frame.
@@ -159,7 +129,7 @@ fn receive(device: &mut impl Device, expected: impl Fn(&[u8]) -> bool) -> Result
     let deadline = Clock::now() + PATIENCE;
     let mut found = false;
     while !found && Clock::now() < deadline {
-        let (rx, _) = device.split();
+        let (mut rx, _) = device.split();
         rx.fill(Instant::ZERO)
             .map_err(|error| Failure::Traffic(format!("receiving failed: {error}")))?;
         while let Some(frame) = rx.next() {
@@ -170,8 +140,6 @@ fn receive(device: &mut impl Device, expected: impl Fn(&[u8]) -> bool) -> Result
     if found {
         Ok(())
     } else {
-        Err(Failure::Traffic(
-            "a frame was sent, but none came within a second".to_owned(),
-        ))
+        Err(Failure::Traffic("a frame was sent, but none came within a second".to_owned()))
     }
 }

@@ -20,9 +20,7 @@ pub(super) fn try_user_namespace() -> Status {
             unsafe { libc::_exit(result.err().map_or(0, |errno| errno as i32)) }
         }
         Err(errno) => {
-            return Status::Untried {
-                reason: format!("starting a process: {errno}"),
-            };
+            return Status::Untried { reason: format!("starting a process: {errno}") };
         }
     };
     match waitpid(child, None) {
@@ -34,11 +32,11 @@ pub(super) fn try_user_namespace() -> Status {
             cause: Errno::from_raw(errno).desc().to_owned(),
             remedy: user_namespace_obstacle(Errno::from_raw(errno)),
         },
-        Ok(status) => Status::Untried {
-            reason: format!("the process that tried it ended with {status:?}"),
-        },
-        Err(errno) => Status::Untried {
-            reason: format!("waiting for the process that tried it: {errno}"),
-        },
+        Ok(status) => {
+            Status::Untried { reason: format!("the process that tried it ended with {status:?}") }
+        }
+        Err(errno) => {
+            Status::Untried { reason: format!("waiting for the process that tried it: {errno}") }
+        }
     }
 }

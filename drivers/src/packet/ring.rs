@@ -25,11 +25,7 @@ impl Ring {
     pub(super) fn new(socket: &PacketSocket, slots: usize) -> io::Result<Self> {
         // A block is whole pages and, to waste none, a little less than a power of two of them:
         // 15 x 17 pages of 4 KiB, or 16 x 68 KiB in larger pages.
-        let slots_per_block = if rustix::param::page_size() == 4096 {
-            15
-        } else {
-            16
-        };
+        let slots_per_block = if rustix::param::page_size() == 4096 { 15 } else { 16 };
         let blocks = slots.div_ceil(slots_per_block);
         socket.create_ring(slots_per_block, blocks)?;
         let slots = blocks * slots_per_block;
@@ -82,8 +78,7 @@ impl Ring {
 
     /// Returns a slot to the kernel.
     pub(super) fn give_back(&mut self, index: usize) {
-        self.status(index)
-            .store(TP_STATUS_KERNEL, Ordering::Release);
+        self.status(index).store(TP_STATUS_KERNEL, Ordering::Release);
     }
 
     fn status(&self, index: usize) -> &AtomicU32 {

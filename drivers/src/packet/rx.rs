@@ -55,7 +55,7 @@ impl PacketRx {
     }
 
     /// Prepares to sleep until frames arrive.
-    pub(crate) fn wake(&mut self) -> io::Result<Wake<'_>> {
+    pub(super) fn wake(&mut self) -> io::Result<Wake<'_>> {
         if !self.ready.is_empty() || (self.head_is_unseen() && self.ring.is_ready(self.head)) {
             return Ok(Wake::Ready);
         }
@@ -66,29 +66,33 @@ impl PacketRx {
     /// An error if the interface went down or was removed.
     fn check_alive(&mut self) -> io::Result<()> {
         if self.gone.is_none() {
-            self.gone = self
-                .socket
-                .take_error()
-                .err()
-                .and_then(|e| e.raw_os_error());
+            self.gone = self.socket.take_error().err().and_then(|e| e.raw_os_error());
         }
-        self.gone
-            .map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        self.gone.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
-    pub(crate) fn count(&self, counters: &mut Counters) {
+    /// What was received, beside what was `sent`.
+    pub(super) fn counters(&self, sent: Counters) -> Counters {
         self.count_overruns();
-        counters.rx_frames = self.frames;
-        counters.rx_bytes = self.bytes;
-        counters.rx_errors = self.errors;
-        counters.rx_overruns = self.overruns.get();
+        Counters {
+            rx_frames: self.frames,
+            rx_bytes: self.bytes,
+            rx_overruns: self.overruns.get(),
+            rx_errors: self.errors,
+            ..sent
+        }
     }
 
-    pub(crate) fn account(&self, buffers: &mut Buffers) {
-        buffers.rx_total = self.ring.slots();
-        buffers.rx_ready = self.ready.len();
-        buffers.rx_lent = self.lent.len();
-        buffers.rx_free = buffers.rx_total - buffers.rx_ready - buffers.rx_lent;
+    /// The receive slots, beside the transmit slots in `tx`.
+    pub(super) fn buffers(&self, tx: Buffers) -> Buffers {
+        let (total, ready, lent) = (self.ring.slots(), self.ready.len(), self.lent.len());
+        Buffers {
+            rx_total: total,
+            rx_free: total - ready - lent,
+            rx_ready: ready,
+            rx_lent: lent,
+            ..tx
+        }
     }
 
     fn take_burst(&mut self) {
@@ -106,11 +110,7 @@ impl PacketRx {
                     self.ring.give_back(index);
                 }
             }
-            self.head = if index + 1 == self.ring.slots() {
-                0
-            } else {
-                index + 1
-            };
+            self.head = if index + 1 == self.ring.slots() { 0 } else { index + 1 };
         }
         if losing {
             self.count_overruns();
@@ -120,10 +120,7 @@ impl PacketRx {
     /// Whether the slot at the head is one that we do not hold already: the head may have come
     /// round to the oldest slot that is not released.
     fn head_is_unseen(&self) -> bool {
-        let oldest = self
-            .lent
-            .first()
-            .or_else(|| self.ready.front().map(|(index, _)| index));
+        let oldest = self.lent.first().or_else(|| self.ready.front().map(|(index, _)| index));
         oldest != Some(&self.head)
     }
 

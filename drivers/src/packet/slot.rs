@@ -45,9 +45,8 @@ pub(super) fn read(slot: &mut [u8]) -> Result<Received, Rejected> {
         return Err(Rejected::Outgoing);
     }
     let mut received = locate(&header, slot).ok_or(Rejected::Malformed)?;
-    received.meta.timestamp = Some(Instant::from_nanos(
-        u64::from(header.sec) * 1_000_000_000 + u64::from(header.nsec),
-    ));
+    received.meta.timestamp =
+        Some(Instant::from_nanos(u64::from(header.sec) * 1_000_000_000 + u64::from(header.nsec)));
     if header.status & TP_STATUS_VLAN_VALID != 0 {
         restore_vlan_tag(&header, slot, &mut received).ok_or(Rejected::Malformed)?;
     }
@@ -109,11 +108,8 @@ fn locate(header: &SlotHeader, slot: &[u8]) -> Option<Received> {
 /// Moves the MAC addresses over the virtio_net_hdr, which has been read, and writes the tag behind
 /// them.
 fn restore_vlan_tag(header: &SlotHeader, slot: &mut [u8], received: &mut Received) -> Option<()> {
-    let tpid = if header.status & TP_STATUS_VLAN_TPID_VALID == 0 {
-        ETH_P_8021Q
-    } else {
-        header.vlan_tpid
-    };
+    let tpid =
+        if header.status & TP_STATUS_VLAN_TPID_VALID == 0 { ETH_P_8021Q } else { header.vlan_tpid };
     let start = received.start - VLAN_TAG_LEN;
     let head = slot.get_mut(start..received.start + MAC_ADDRESSES_LEN)?;
     head.copy_within(VLAN_TAG_LEN.., 0);
@@ -174,10 +170,7 @@ mod tests {
     fn a_frame_is_where_the_header_says() {
         let received = read(&mut slot(&header(60), &TxMeta::default())).unwrap();
         assert_eq!((received.start, received.len), (MAC, 60));
-        assert_eq!(
-            received.meta.timestamp,
-            Some(Instant::from_nanos(3_000_000_007))
-        );
+        assert_eq!(received.meta.timestamp, Some(Instant::from_nanos(3_000_000_007)));
     }
 
     #[test]
@@ -186,17 +179,8 @@ mod tests {
         header.status |= TP_STATUS_VLAN_VALID | TP_STATUS_VLAN_TPID_VALID;
         header.vlan_tpid = 0x88a8;
         header.vlan_tci = 0x2042;
-        let partial = PartialChecksum {
-            start: 34,
-            offset: 16,
-        };
-        let mut slot = slot(
-            &header,
-            &TxMeta {
-                checksum: Some(partial),
-                segmentation: None,
-            },
-        );
+        let partial = PartialChecksum { start: 34, offset: 16 };
+        let mut slot = slot(&header, &TxMeta { checksum: Some(partial), segmentation: None });
         let received = read(&mut slot).unwrap();
         assert_eq!(received.len, 64);
         let frame = &slot[received.start..received.start + received.len];

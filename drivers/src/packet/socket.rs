@@ -93,18 +93,11 @@ impl PacketSocket {
                 size_of::<SockaddrLl>() as u32,
             )
         };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     pub(super) fn join_fanout(&self, group: u16) -> io::Result<()> {
-        self.set(
-            libc::PACKET_FANOUT,
-            &(u32::from(group) | (libc::PACKET_FANOUT_HASH) << 16),
-        )
+        self.set(libc::PACKET_FANOUT, &(u32::from(group) | (libc::PACKET_FANOUT_HASH) << 16))
     }
 
     /// Frames dropped since the last call because the ring was full.
@@ -121,11 +114,7 @@ impl PacketSocket {
                 &raw mut len,
             )
         };
-        if result == 0 {
-            Ok(stats.drops)
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(stats.drops) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Takes the pending error: ENETDOWN if the interface went down, ENXIO if it was removed.
@@ -160,11 +149,7 @@ impl PacketSocket {
                 bytes.len() as u32,
             )
         };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 

@@ -46,31 +46,29 @@ impl PacketTx {
     }
 
     /// Whether the last flush left frames that the kernel had no room for.
-    pub(crate) fn is_stalled(&self) -> bool {
+    pub(super) fn is_stalled(&self) -> bool {
         self.stalled
     }
 
-    pub(crate) fn count(&self, counters: &mut Counters) {
-        counters.tx_frames = self.counters.tx_frames;
-        counters.tx_bytes = self.counters.tx_bytes;
-        counters.tx_full = self.counters.tx_full;
-        counters.tx_unsupported = self.counters.tx_unsupported;
-        counters.tx_errors = self.counters.tx_errors;
+    /// What was sent.
+    pub(super) fn counters(&self) -> Counters {
+        self.counters
     }
 
-    pub(crate) fn account(&self, buffers: &mut Buffers) {
-        buffers.tx_total = self.used.len();
-        buffers.tx_busy = self.queued;
-        buffers.tx_free = self.room();
+    /// The transmit slots.
+    pub(super) fn buffers(&self) -> Buffers {
+        Buffers {
+            tx_total: self.used.len(),
+            tx_free: self.room(),
+            tx_busy: self.queued,
+            ..Buffers::default()
+        }
     }
 
     /// Hands over queued frames that lie side by side, and returns how many the kernel took.
     fn send_batch(&mut self) -> io::Result<usize> {
         let batch = self.queued.min(BATCH).min(self.used.len() - self.head);
-        let mut parts = [libc::iovec {
-            iov_base: ptr::null_mut(),
-            iov_len: 0,
-        }; BATCH];
+        let mut parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
         // SAFETY: all fields of an mmsghdr are integers and pointers, for which zero is a value.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
         let slots = self.arena.chunks_exact_mut(self.slot_len).zip(&self.used);

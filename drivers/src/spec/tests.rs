@@ -12,78 +12,41 @@ fn error(text: &str) -> String {
 #[test]
 fn options_are_taken() {
     let spec = "tap:tap0,host=10.7.0.1/24,host=fd07::1/64,mac=02:00:00:00:00:09,io=plain";
-    let Ok(Spec::Tap { name, config }) = spec.parse() else {
-        panic!("{spec}")
-    };
+    let Ok(Spec::Tap { name, config }) = spec.parse() else { panic!("{spec}") };
     assert_eq!(name, "tap0");
     assert_eq!(config.host.len(), 2);
     assert_eq!(config.mac, Some(MacAddr([2, 0, 0, 0, 0, 9])));
     assert_eq!(config.io, Some(IoMode::Plain));
 
     let spec = "packet:eth1,offload=off,qdisc-bypass=1,fanout=7,rx-slots=1024";
-    let Ok(Spec::Packet { name, config }) = spec.parse() else {
-        panic!("{spec}")
-    };
+    let Ok(Spec::Packet { name, config }) = spec.parse() else { panic!("{spec}") };
     assert_eq!(name, "eth1");
     assert!(!config.offload && config.qdisc_bypass);
     assert_eq!((config.fanout, config.rx_slots), (Some(7), 1024));
 
     let memory = "memory:,mtu=9000".parse();
-    assert!(matches!(
-        memory,
-        Ok(Spec::Memory(MemoryConfig { mtu: 9000, .. }))
-    ));
+    assert!(matches!(memory, Ok(Spec::Memory(MemoryConfig { mtu: 9000, .. }))));
 }
 
 #[test]
 fn errors_name_what_is_wrong_and_what_is_allowed() {
     for (text, expected) in [
-        (
-            "eth0",
-            "'eth0' is not KIND:TARGET[,KEY=VALUE...] (kinds: tap, packet, memory)",
-        ),
-        (
-            "tun:tun0",
-            "unknown kind of device 'tun' (kinds: tap, packet, memory)",
-        ),
-        (
-            "tap:",
-            "tap: the name of an interface is missing behind the colon",
-        ),
-        (
-            "packet:,fanout=1",
-            "packet: the name of an interface is missing",
-        ),
+        ("eth0", "'eth0' is not KIND:TARGET[,KEY=VALUE...] (kinds: tap, packet, memory)"),
+        ("tun:tun0", "unknown kind of device 'tun' (kinds: tap, packet, memory)"),
+        ("tap:", "tap: the name of an interface is missing behind the colon"),
+        ("packet:,fanout=1", "packet: the name of an interface is missing"),
         ("memory:x", "memory: it has no name"),
         ("tap:tap0,offload", "tap: 'offload' is not KEY=VALUE"),
         ("tap:tap0,", "tap: '' is not KEY=VALUE"),
-        (
-            "tap:tap0,size=3",
-            "tap: unknown option 'size' (options: offload, mac, mtu, host",
-        ),
+        ("tap:tap0,size=3", "tap: unknown option 'size' (options: offload, mac, mtu, host"),
         ("tap:tap0,mtu=9000,mtu=1500", "tap: mtu is given twice"),
         ("tap:tap0,mtu=big", "tap: mtu: 'big' is not a number"),
         ("tap:tap0,io=fast", "tap: io: 'fast' is not uring or plain"),
-        (
-            "tap:tap0,host=10.7.0.1",
-            "tap: host: '10.7.0.1' is not an address and prefix length",
-        ),
-        (
-            "packet:eth0,mac=1",
-            "packet: mac: '1' is not a MAC address such as 02:",
-        ),
-        (
-            "packet:eth0,offload=yes",
-            "packet: offload: 'yes' is not on or off",
-        ),
-        (
-            "packet:eth0,fanout=65536",
-            "packet: fanout: '65536' is not the number of a group",
-        ),
-        (
-            "memory:,slots=0",
-            "memory: slots: '0' is not a number from 1 to 65536",
-        ),
+        ("tap:tap0,host=10.7.0.1", "tap: host: '10.7.0.1' is not an address and prefix length"),
+        ("packet:eth0,mac=1", "packet: mac: '1' is not a MAC address such as 02:"),
+        ("packet:eth0,offload=yes", "packet: offload: 'yes' is not on or off"),
+        ("packet:eth0,fanout=65536", "packet: fanout: '65536' is not the number of a group"),
+        ("memory:,slots=0", "memory: slots: '0' is not a number from 1 to 65536"),
     ] {
         let message = error(text);
         assert!(message.starts_with(expected), "{text}: {message}");
@@ -91,35 +54,17 @@ fn errors_name_what_is_wrong_and_what_is_allowed() {
 }
 
 fn any_tap() -> impl Strategy<Value = Spec> {
-    let host = prop_oneof![
-        Just("10.7.0.1/24"),
-        Just("fd07::1/64"),
-        Just("192.0.2.1/32")
-    ];
+    let host = prop_oneof![Just("10.7.0.1/24"), Just("fd07::1/64"), Just("192.0.2.1/32")];
     let io = prop_oneof![Just(IoMode::Uring), Just(IoMode::Plain)];
     let mac = any::<[u8; 6]>().prop_map(MacAddr);
     let hosts = proptest::collection::vec(host.prop_map(|h| h.parse().unwrap()), 0..3);
     let numbers = (of(any::<usize>()), any::<usize>(), any::<usize>());
-    (
-        "[a-z0-9._-]{1,15}",
-        any::<bool>(),
-        of(mac),
-        hosts,
-        of(io),
-        numbers,
-    )
-        .prop_map(|(name, offload, mac, host, io, (mtu, queues, slots))| {
-            let config = TapConfig {
-                offload,
-                mac,
-                mtu,
-                host,
-                io,
-                queues,
-                slots,
-            };
+    ("[a-z0-9._-]{1,15}", any::<bool>(), of(mac), hosts, of(io), numbers).prop_map(
+        |(name, offload, mac, host, io, (mtu, queues, slots))| {
+            let config = TapConfig { offload, mac, mtu, host, io, queues, slots };
             Spec::Tap { name, config }
-        })
+        },
+    )
 }
 
 fn any_packet() -> impl Strategy<Value = Spec> {
@@ -128,14 +73,7 @@ fn any_packet() -> impl Strategy<Value = Spec> {
     let slots = (any::<usize>(), any::<usize>());
     ("[^,]{1,15}", of(mac), switches, of(any::<u16>()), slots).prop_map(
         |(name, mac, (offload, qdisc_bypass), fanout, (rx_slots, tx_slots))| {
-            let config = PacketConfig {
-                mac,
-                offload,
-                qdisc_bypass,
-                fanout,
-                rx_slots,
-                tx_slots,
-            };
+            let config = PacketConfig { mac, offload, qdisc_bypass, fanout, rx_slots, tx_slots };
             Spec::Packet { name, config }
         },
     )
@@ -143,12 +81,7 @@ fn any_packet() -> impl Strategy<Value = Spec> {
 
 fn any_memory() -> impl Strategy<Value = Spec> {
     (any::<bool>(), 1usize..=65_535, 1usize..=65_536).prop_map(|(offloads, mtu, slots)| {
-        Spec::Memory(MemoryConfig {
-            offloads,
-            mtu,
-            slots,
-            ..MemoryConfig::default()
-        })
+        Spec::Memory(MemoryConfig { offloads, mtu, slots, ..MemoryConfig::default() })
     })
 }
 

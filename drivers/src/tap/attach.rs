@@ -30,9 +30,7 @@ impl Opening<'_> {
     /// Opens a queue, and sets the interface up as the configuration says.
     pub(super) fn attach(&self) -> Result<Attached, OpenError> {
         self.check_name()?;
-        self.config
-            .check()
-            .map_err(|reason| self.unsuitable(reason))?;
+        self.config.check().map_err(|reason| self.unsuitable(reason))?;
         let file = self.open_control()?;
         self.join_interface(&file)?;
         set_header_len(&file)
@@ -53,10 +51,7 @@ impl Opening<'_> {
     }
 
     pub(super) fn unsuitable(&self, reason: impl Into<String>) -> OpenError {
-        OpenError::Unsuitable {
-            device: self.device(),
-            reason: reason.into(),
-        }
+        OpenError::Unsuitable { device: self.device(), reason: reason.into() }
     }
 
     fn check_name(&self) -> Result<(), OpenError> {
@@ -102,14 +97,12 @@ impl Opening<'_> {
         };
         let queues = if several { " multi_queue" } else { "" };
         result.map_err(|error| match Errno::from_io_error(&error) {
-            _ if is_busy(&error) => OpenError::Busy {
-                device: self.device(),
-                hint: "; take another name",
-            },
-            Some(Errno::TOOBIG) => OpenError::Busy {
-                device: self.device(),
-                hint: "; all its queues are taken",
-            },
+            _ if is_busy(&error) => {
+                OpenError::Busy { device: self.device(), hint: "; take another name" }
+            }
+            Some(Errno::TOOBIG) => {
+                OpenError::Busy { device: self.device(), hint: "; all its queues are taken" }
+            }
             Some(Errno::PERM | Errno::ACCESS) => self.not_permitted(format!(
                 "CAP_NET_ADMIN, or an interface made for this user; as root: ip tuntap add dev \
                  {name} mode tap user {user}{queues} && ip link set {name} up",
@@ -138,16 +131,13 @@ impl Opening<'_> {
             netlink.set_mtu(name, mtu).map_err(refused)?;
         }
         for host in &self.config.host {
-            netlink
-                .add_address(name, host.addr(), host.prefix_len())
-                .map_err(refused)?;
+            netlink.add_address(name, host.addr(), host.prefix_len()).map_err(refused)?;
         }
         if !link.up {
             netlink.set_up(name, true).map_err(|error| match error {
-                NetlinkError::NotPermitted { .. } => OpenError::Down {
-                    device: self.device(),
-                    interface: name.to_owned(),
-                },
+                NetlinkError::NotPermitted { .. } => {
+                    OpenError::Down { device: self.device(), interface: name.to_owned() }
+                }
                 error => refused(error),
             })?;
         }
@@ -159,26 +149,17 @@ impl Opening<'_> {
             NetlinkError::NotPermitted { request } => {
                 self.not_permitted(format!("CAP_NET_ADMIN for {request}"))
             }
-            NetlinkError::NoSuchLink(_) => OpenError::NoSuchInterface {
-                device: self.device(),
-            },
+            NetlinkError::NoSuchLink(_) => OpenError::NoSuchInterface { device: self.device() },
             error => self.unsuitable(error.to_string()),
         }
     }
 
     fn not_permitted(&self, needs: impl Into<String>) -> OpenError {
-        OpenError::NotPermitted {
-            device: self.device(),
-            needs: needs.into(),
-        }
+        OpenError::NotPermitted { device: self.device(), needs: needs.into() }
     }
 
     fn failed(&self, step: &'static str, source: io::Error) -> OpenError {
-        OpenError::Io {
-            device: self.device(),
-            step,
-            source,
-        }
+        OpenError::Io { device: self.device(), step, source }
     }
 
     fn device(&self) -> String {
@@ -229,13 +210,7 @@ fn set_offloads(file: &OwnedFd, on: bool) -> io::Result<()> {
     let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
     let offloads: c_uint = if on { all } else { 0 };
     // SAFETY: TUNSETOFFLOAD takes the flags themselves, and no pointer.
-    check(unsafe {
-        libc::ioctl(
-            file.as_raw_fd(),
-            libc::TUNSETOFFLOAD,
-            c_ulong::from(offloads),
-        )
-    })
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, c_ulong::from(offloads)) })
 }
 
 fn check(result: c_int) -> io::Result<()> {
@@ -251,11 +226,7 @@ mod tests {
 
     #[test]
     fn our_address_is_local_and_never_the_kernels() {
-        for mac in [
-            "02:00:00:00:00:01",
-            "52:54:00:12:34:56",
-            "00:00:00:00:00:00",
-        ] {
+        for mac in ["02:00:00:00:00:01", "52:54:00:12:34:56", "00:00:00:00:00:00"] {
             let mac: MacAddr = mac.parse().unwrap();
             let ours = sibling(mac);
             assert_ne!(ours, mac);
@@ -267,13 +238,7 @@ mod tests {
     #[test]
     fn names_the_kernel_would_refuse_or_change_are_refused() {
         let config = TapConfig::default();
-        let check = |name| {
-            Opening {
-                name,
-                config: &config,
-            }
-            .check_name()
-        };
+        let check = |name| Opening { name, config: &config }.check_name();
         assert!(check("tap0").is_ok());
         assert!(check("fifteen-letters").is_ok());
         assert_eq!(

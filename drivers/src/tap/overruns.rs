@@ -16,11 +16,7 @@ impl Overruns {
     /// Counts from now on; `None` without `/proc`.
     pub(super) fn open(name: &str) -> Option<Self> {
         let net_dev = File::open("/proc/thread-self/net/dev").ok()?;
-        let mut overruns = Self {
-            net_dev,
-            name: name.to_owned(),
-            before: 0,
-        };
+        let mut overruns = Self { net_dev, name: name.to_owned(), before: 0 };
         overruns.before = overruns.count();
         Some(overruns)
     }
@@ -49,9 +45,8 @@ impl Overruns {
 
 /// The transmit drops of an interface in `/proc/net/dev` (proc_net(5)): the twelfth number.
 fn tx_dropped(net_dev: &str, name: &str) -> Option<u64> {
-    let numbers = net_dev
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
+    let numbers =
+        net_dev.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
     numbers.split_whitespace().nth(11)?.parse().ok()
 }
 

@@ -66,37 +66,30 @@ impl TapRx {
     }
 
     /// Prepares to sleep until frames arrive.
-    pub(crate) fn wake(&self) -> Wake<'_> {
-        if self.ready.is_empty() {
-            Wake::Fd(self.file.as_fd())
-        } else {
-            Wake::Ready
+    pub(super) fn wake(&self) -> Wake<'_> {
+        if self.ready.is_empty() { Wake::Fd(self.file.as_fd()) } else { Wake::Ready }
+    }
+
+    /// What was received, beside what was `sent`.
+    pub(super) fn counters(&self, sent: Counters) -> Counters {
+        Counters {
+            rx_frames: self.counters.rx_frames,
+            rx_bytes: self.counters.rx_bytes,
+            rx_overruns: self.overruns.as_ref().map_or(0, Overruns::count),
+            rx_errors: self.counters.rx_errors,
+            ..sent
         }
     }
 
-    /// Adds what was received.
-    pub(crate) fn count(&self, counters: &mut Counters) {
-        let Counters {
-            rx_frames,
-            rx_bytes,
-            rx_errors,
-            ..
-        } = self.counters;
-        *counters = Counters {
-            rx_overruns: self.overruns.as_ref().map_or(0, Overruns::count),
-            rx_frames,
-            rx_bytes,
-            rx_errors,
-            ..*counters
-        };
-    }
-
-    /// Adds the receive slots.
-    pub(crate) fn account(&self, buffers: &mut Buffers) {
-        buffers.rx_total = self.total;
-        buffers.rx_free = self.free.len();
-        buffers.rx_ready = self.ready.len();
-        buffers.rx_lent = self.lent.len();
+    /// The receive slots, beside the transmit slots in `tx`.
+    pub(super) fn buffers(&self, tx: Buffers) -> Buffers {
+        Buffers {
+            rx_total: self.total,
+            rx_free: self.free.len(),
+            rx_ready: self.ready.len(),
+            rx_lent: self.lent.len(),
+            ..tx
+        }
     }
 
     /// Makes the first `len` bytes of a slot a frame, or drops them.
@@ -190,8 +183,7 @@ mod tests {
     }
 
     fn audit(rx: &TapRx) -> Buffers {
-        let mut buffers = Buffers::default();
-        rx.account(&mut buffers);
+        let buffers = rx.buffers(Buffers::default());
         assert!(buffers.add_up(), "{buffers:?}");
         buffers
     }
@@ -264,10 +256,7 @@ mod tests {
         assert_eq!(fill(&mut rx), 1);
         let frame = rx.next().unwrap();
         assert_eq!(frame.bytes, &bytes[vnet_hdr::LEN..]);
-        let partial = PartialChecksum {
-            start: 34,
-            offset: 16,
-        };
+        let partial = PartialChecksum { start: 34, offset: 16 };
         assert_eq!(frame.meta.checksum, RxChecksum::Partial(partial));
         assert_eq!(frame.meta.segmentation.unwrap().get(), 1460);
     }

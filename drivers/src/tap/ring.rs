@@ -208,8 +208,7 @@ mod tests {
         };
         let mut queue = frames(&["a", "b", "c", "d", "e"]);
         for (left, expected) in [(3, "ab"), (1, "cd"), (0, "e")] {
-            ring.write(&mut queue, |_, result| assert_eq!(result, Ok(1)))
-                .unwrap();
+            ring.write(&mut queue, |_, result| assert_eq!(result, Ok(1))).unwrap();
             assert_eq!(queue.len(), left);
             assert_eq!(received(&far).concat(), expected);
         }

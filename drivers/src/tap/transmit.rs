@@ -64,35 +64,23 @@ impl TapTx {
     }
 
     /// True if the last flush left frames that the kernel could not take.
-    pub(crate) fn is_stalled(&self) -> bool {
+    pub(super) fn is_stalled(&self) -> bool {
         self.stalled
     }
 
-    /// Adds what was sent.
-    pub(crate) fn count(&self, counters: &mut Counters) {
-        let Counters {
-            tx_frames,
-            tx_bytes,
-            tx_full,
-            tx_unsupported,
-            tx_errors,
-            ..
-        } = self.counters;
-        *counters = Counters {
-            tx_frames,
-            tx_bytes,
-            tx_full,
-            tx_unsupported,
-            tx_errors,
-            ..*counters
-        };
+    /// What was sent.
+    pub(super) fn counters(&self) -> Counters {
+        self.counters
     }
 
-    /// Adds the transmit slots.
-    pub(crate) fn account(&self, buffers: &mut Buffers) {
-        buffers.tx_total = self.total;
-        buffers.tx_free = self.free.len();
-        buffers.tx_busy = self.queued.len() + self.in_kernel();
+    /// The transmit slots.
+    pub(super) fn buffers(&self) -> Buffers {
+        Buffers {
+            tx_total: self.total,
+            tx_free: self.free.len(),
+            tx_busy: self.queued.len() + self.in_kernel(),
+            ..Buffers::default()
+        }
     }
 
     fn in_kernel(&self) -> usize {
@@ -153,8 +141,7 @@ impl TxQueue for TapTx {
         let result = write(frame);
         self.counters.tx_frames += 1;
         self.counters.tx_bytes += len as u64;
-        self.queued
-            .push_back(Queued::new(slot, vnet_hdr::LEN + len));
+        self.queued.push_back(Queued::new(slot, vnet_hdr::LEN + len));
         Ok(result)
     }
 
@@ -259,8 +246,7 @@ mod tests {
     }
 
     fn audit(tx: &TapTx) -> Buffers {
-        let mut buffers = Buffers::default();
-        tx.account(&mut buffers);
+        let buffers = tx.buffers();
         assert!(buffers.add_up(), "{buffers:?}");
         buffers
     }
@@ -354,10 +340,7 @@ mod tests {
     fn requests_are_written_in_front_of_the_frame() {
         for_each_mode(|mut tx, far| {
             let meta = TxMeta {
-                checksum: Some(PartialChecksum {
-                    start: 34,
-                    offset: 16,
-                }),
+                checksum: Some(PartialChecksum { start: 34, offset: 16 }),
                 segmentation: Some(Segmentation {
                     kind: SegmentKind::Tcp4,
                     size: NonZeroU16::new(1460).unwrap(),

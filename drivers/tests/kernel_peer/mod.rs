@@ -34,10 +34,7 @@ impl KernelPeer {
             bind(fd.as_raw_fd(), &address)?;
             Ok(fd)
         })?;
-        Ok(Self {
-            fd,
-            buffer: vec![0; 1 << 17],
-        })
+        Ok(Self { fd, buffer: vec![0; 1 << 17] })
     }
 }
 

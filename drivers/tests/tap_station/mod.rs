@@ -164,10 +164,7 @@ impl<'d> Station<'d> {
         let pseudo = pseudo_sum(&headers[start - 2 * self.address_len()..], 6, tcp_len);
         let mut meta = TxMeta::default();
         let checksum = if self.device.caps().tx_checksum {
-            meta.checksum = Some(PartialChecksum {
-                start: start as u16,
-                offset: 16,
-            });
+            meta.checksum = Some(PartialChecksum { start: start as u16, offset: 16 });
             fold(pseudo)
         } else {
             !fold(pseudo + sum(&frame[start..]))
@@ -175,11 +172,7 @@ impl<'d> Station<'d> {
         frame[start + 16..start + 18].copy_from_slice(&checksum.to_be_bytes());
         if payload.len() > usize::from(connection.mss) {
             meta.segmentation = Some(Segmentation {
-                kind: if self.address.is_ipv4() {
-                    SegmentKind::Tcp4
-                } else {
-                    SegmentKind::Tcp6
-                },
+                kind: if self.address.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
                 size: NonZeroU16::new(connection.mss).unwrap(),
                 header_len: (start + TCP) as u16,
             });
@@ -189,8 +182,7 @@ impl<'d> Station<'d> {
 
     fn transmit(&mut self, frame: &[u8], meta: TxMeta) {
         let (_, tx) = self.device.split();
-        tx.send(frame.len(), meta, |slot| slot.copy_from_slice(frame))
-            .unwrap();
+        tx.send(frame.len(), meta, |slot| slot.copy_from_slice(frame)).unwrap();
         tx.flush(Instant::ZERO).unwrap();
     }
 

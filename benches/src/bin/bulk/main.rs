@@ -43,6 +43,9 @@ struct Options {
     /// Bytes of each socket buffer of the stack.
     #[arg(long, default_value_t = 512 * 1024)]
     buffer: usize,
+    /// Measure only contenders whose name contains this text, such as `bare`.
+    #[arg(long)]
+    only: Option<String>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -152,6 +155,9 @@ fn contenders(options: &Options) -> Vec<(Contender, Direction)> {
         for offload in [false, true] {
             list.push((Contender::Kernel { offload }, Direction::Send));
         }
+    }
+    if let Some(text) = &options.only {
+        list.retain(|(contender, _)| contender.name().contains(text));
     }
     list
 }

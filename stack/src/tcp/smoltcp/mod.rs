@@ -13,6 +13,8 @@
 mod connection;
 mod path;
 mod phy;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
