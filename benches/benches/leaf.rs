@@ -13,11 +13,8 @@ use underpass_benches::pair::{CLIENT, Pair, SERVER};
 
 const BURST: usize = 32;
 const PARTIAL: PartialChecksum = PartialChecksum { start: 34, offset: 16 };
-const CUT: Segmentation = Segmentation {
-    kind: SegmentKind::Tcp4,
-    size: NonZeroU16::new(1460).unwrap(),
-    header_len: 54,
-};
+const CUT: Segmentation =
+    Segmentation { kind: SegmentKind::Tcp4, size: NonZeroU16::new(1460).unwrap(), header_len: 54 };
 
 /// A burst of frames through a link in memory.
 fn memory_burst(c: &mut Criterion) {
@@ -50,7 +47,8 @@ fn software_offload(c: &mut Criterion) {
     let superframe = superframe(54 + 44 * 1460);
     group.throughput(Throughput::Bytes(superframe.len() as u64));
     group.bench_function("cut 64 KiB into 1460 B", |bencher| {
-        bencher.iter(|| segment(&superframe, CUT, PARTIAL, |frame| drop(std::hint::black_box(frame))));
+        bencher
+            .iter(|| segment(&superframe, CUT, PARTIAL, |frame| drop(std::hint::black_box(frame))));
     });
     let mut frame = self::superframe(1514);
     group.throughput(Throughput::Bytes(frame.len() as u64));

@@ -6,9 +6,7 @@ use std::time::Instant as Clock;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{
-    Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta,
-};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer};
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint};
@@ -163,9 +161,9 @@ impl Station {
     }
 
     fn all_established(&self) -> bool {
-        self.sockets.iter().all(|(_, smoltcp::socket::Socket::Tcp(socket))| {
-            socket.may_send() && socket.may_recv()
-        })
+        self.sockets
+            .iter()
+            .all(|(_, smoltcp::socket::Socket::Tcp(socket))| socket.may_send() && socket.may_recv())
     }
 }
 
@@ -235,11 +233,7 @@ impl smoltcp::phy::TxToken for TxToken<'_> {
         let size: Option<NonZeroU16> = meta.segmentation_offload_size;
         self.meta = size.map_or_else(TxMeta::default, |size| TxMeta {
             checksum: Some(PartialChecksum { start: HEADERS - 20, offset: 16 }),
-            segmentation: Some(Segmentation {
-                kind: SegmentKind::Tcp4,
-                size,
-                header_len: HEADERS,
-            }),
+            segmentation: Some(Segmentation { kind: SegmentKind::Tcp4, size, header_len: HEADERS }),
         });
     }
 }

@@ -43,8 +43,10 @@ pub fn print_table(header: &[&str], rows: &[Vec<String>]) {
         cells.chain(header.get(column).map(|name| name.len())).max().unwrap_or(0)
     };
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> =
-            cells.enumerate().map(|(n, cell)| format!("{cell:<width$}", width = width(n))).collect();
+        let padded: Vec<String> = cells
+            .enumerate()
+            .map(|(n, cell)| format!("{cell:<width$}", width = width(n)))
+            .collect();
         println!("| {} |", padded.join(" | "));
     };
     line(&mut header.iter().copied());

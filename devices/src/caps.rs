@@ -1,5 +1,8 @@
 use crate::{MacAddr, SegmentKind, TxMeta};
 
+/// Longest superframe of the devices in memory: an Ethernet header and the longest IP packet.
+pub(crate) const MAX_SUPERFRAME: usize = 14 + 65_535;
+
 /// What a frame of a device begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Medium {

@@ -314,13 +314,13 @@ mod tests {
 
     const NOW: Instant = Instant::ZERO;
 
-    /// Looks at every frame, and changes those that begin with 1.
+    /// Notes where every frame is, and changes those that begin with 1.
     #[derive(Default)]
-    struct Look(Vec<*const u8>);
+    struct Look(Vec<usize>);
 
     impl Hook for Look {
         fn received(&mut self, frame: &mut Received<'_>) {
-            self.0.push(frame.bytes().as_ptr());
+            self.0.push(frame.bytes().as_ptr().addr());
             if frame.bytes()[0] == 1 {
                 frame.bytes_mut()[1] = 9;
                 assert_eq!(frame.bytes()[..3], [1, 9, 1]);
@@ -328,18 +328,14 @@ mod tests {
         }
     }
 
-    fn receive(
-        device: &mut impl Device,
-        byte: u8,
-        peer: &mut MemoryDevice,
-    ) -> (Vec<u8>, *const u8) {
+    fn receive(device: &mut impl Device, byte: u8, peer: &mut MemoryDevice) -> (Vec<u8>, usize) {
         let (_, peer) = peer.split();
         peer.send(60, TxMeta::default(), |frame| frame.fill(byte)).unwrap();
         peer.flush(NOW).unwrap();
         let (mut rx, _) = device.split();
         assert_eq!(rx.fill(NOW).unwrap(), 1);
         let bytes = rx.next().unwrap().bytes;
-        let received = (bytes.to_vec(), bytes.as_ptr());
+        let received = (bytes.to_vec(), bytes.as_ptr().addr());
         rx.release();
         received
     }
@@ -355,6 +351,14 @@ mod tests {
         assert_ne!(at, device.hook().0[1]);
         let (bytes, _) = receive(&mut device, 2, &mut peer);
         assert_eq!(bytes, [2; 60]);
+    }
+
+    #[test]
+    fn a_hooked_device_moves_to_the_thread_of_its_shard() {
+        let (device, _peer) = MemoryDevice::pair(MemoryConfig::default());
+        let device = Hooked::around(device, Look::default());
+        let mtu = std::thread::spawn(move || device.caps().mtu).join().unwrap();
+        assert_eq!(mtu, 1500);
     }
 
     #[test]

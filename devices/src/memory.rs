@@ -9,6 +9,8 @@ use crate::{
     TxQueue, Wake,
 };
 
+use crate::caps::MAX_SUPERFRAME;
+
 use self::line::{Receiver, Sender, line};
 
 /// How the two ends of a memory link are made.
@@ -38,12 +40,9 @@ impl Default for MemoryConfig {
 }
 
 impl MemoryConfig {
-    /// Longest superframe: an Ethernet header and the longest IP packet.
-    const MAX_SUPERFRAME: usize = 14 + 65_535;
-
     fn caps(&self, mac: MacAddr) -> Caps {
         let caps = Caps::ethernet(mac, self.mtu);
-        if self.offloads { caps.with_offloads(Self::MAX_SUPERFRAME) } else { caps }
+        if self.offloads { caps.with_offloads(MAX_SUPERFRAME) } else { caps }
     }
 }
 

@@ -12,11 +12,12 @@ use crate::{
     Wake,
 };
 
+use crate::caps::MAX_SUPERFRAME;
+
 use self::wire::{InFlight, Wire};
 
 /// Frames that one end can hold in each direction.
 const SLOTS: usize = 1024;
-const MAX_SUPERFRAME: usize = 14 + 65_535;
 
 /// What a simulated link does to the frames on it, the same in each direction. Probabilities are
 /// per frame on the wire, from 0 to 1.

@@ -14,10 +14,17 @@ use crate::shard::Shard;
 /// How long connections that are closing may finish after the stack is dropped.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Turns `shard` until `stop` is set, or its device is gone.
-pub(crate) fn run<D: Device>(
-    mut shard: Shard<D>,
-    stop: &Arc<AtomicBool>,
+/// Turns `shard` until `stop` is set, or its device is gone, which every socket is told.
+pub(crate) fn run<D: Device>(mut shard: Shard<D>, stop: &AtomicBool, busy_poll: Duration) {
+    if let Err(error) = turn_until(&mut shard, stop, busy_poll) {
+        tracing::error!("the stack has stopped: {error}");
+        shard.fail(&error);
+    }
+}
+
+fn turn_until<D: Device>(
+    shard: &mut Shard<D>,
+    stop: &AtomicBool,
     busy_poll: Duration,
 ) -> io::Result<()> {
     let clock = Clock::now();
@@ -49,7 +56,7 @@ pub(crate) fn run<D: Device>(
         }
         let limit = stopping_since.map(|since| since + LINGER);
         let until = [next, limit].into_iter().flatten().min();
-        sleep(&mut shard, until.map(|at| at - now()))?;
+        sleep(shard, until.map(|at| at - now()))?;
     }
 }
 

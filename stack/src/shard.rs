@@ -52,25 +52,23 @@ impl<D: Device> Shard<D> {
     /// # Errors
     /// The device is gone. Every socket of this shard fails from now on.
     pub fn turn(&mut self, now: Instant) -> io::Result<Turn> {
-        self.fill(now)?;
-        self.round(now)
+        let result = self.fill(now).and_then(|_| self.round(now));
+        result.inspect_err(|error| self.fail(error))
     }
 
     /// The first half of a turn: takes what has arrived, without locking out the sockets.
     pub(crate) fn fill(&mut self, now: Instant) -> io::Result<usize> {
-        let filled = self.device.split().0.fill(now);
-        filled.inspect_err(|error| self.fail(error))
+        self.device.split().0.fill(now)
     }
 
     /// The second half of a turn.
     pub(crate) fn round(&mut self, now: Instant) -> io::Result<Turn> {
         self.shared.bell.rung.store(false, Ordering::SeqCst);
-        let result = self.shared.with_unrung(|core| core.turn(now, &mut self.device));
-        result.inspect_err(|error| self.fail(error))
+        self.shared.with_unrung(|core| core.turn(now, &mut self.device))
     }
 
     /// Tells every socket that the device is gone.
-    fn fail(&self, error: &io::Error) {
+    pub(crate) fn fail(&self, error: &io::Error) {
         self.shared.with_unrung(|core| core.stop(error.to_string()));
     }
 

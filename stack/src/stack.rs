@@ -117,11 +117,9 @@ impl Builder {
         let busy_poll = self.busy_poll;
         let (stack, shard) = self.build_shard(device)?;
         let stop = Arc::clone(&stack.0.stop);
-        let driver = thread::Builder::new().name("underpass".into()).spawn(move || {
-            if let Err(error) = driver::run(shard, &stop, busy_poll) {
-                tracing::error!("the stack has stopped: {error}");
-            }
-        })?;
+        let driver = thread::Builder::new()
+            .name("underpass".into())
+            .spawn(move || driver::run(shard, &stop, busy_poll))?;
         *stack.0.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
         Ok(stack)
     }

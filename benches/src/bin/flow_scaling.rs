@@ -106,7 +106,8 @@ fn measure(count: usize, options: &Options) -> Result<Row> {
             })?);
         }
     }
-    let spread = |values: &[f64]| Spread::of(values).unwrap_or(Spread { min: 0., median: 0., max: 0. });
+    let spread =
+        |values: &[f64]| Spread::of(values).unwrap_or(Spread { min: 0., median: 0., max: 0. });
     Ok(Row {
         flows: count,
         random: spread(&random),

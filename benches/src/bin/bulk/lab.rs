@@ -8,10 +8,10 @@ use std::time::{Duration, Instant as Clock};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use underpass::{Limits, Stack, TcpStream};
+use underpass_drivers::AnyDevice;
 use underpass_drivers::lab::{Namespace, veth};
 use underpass_drivers::packet::{PacketConfig, PacketDevice};
 use underpass_drivers::tap::{TapConfig, TapDevice};
-use underpass_drivers::AnyDevice;
 
 use crate::station::Turned;
 use crate::{Direction, Driving, kernel};
@@ -140,11 +140,7 @@ fn peer_address() -> SocketAddr {
 }
 
 /// Writes on one thread for as long as `time`, reads on this one: Gbit/s as the reader sees it.
-fn transfer(
-    mut from: impl Write + Close + Send,
-    mut to: impl Read,
-    time: Duration,
-) -> Result<f64> {
+fn transfer(mut from: impl Write + Close + Send, mut to: impl Read, time: Duration) -> Result<f64> {
     // The reader moves in: should it fail, its end of the connection goes, and the writer stops.
     thread::scope(move |scope| {
         let sender = scope.spawn(move || {

@@ -43,7 +43,8 @@ struct Options {
     /// Bytes of each socket buffer of the stack.
     #[arg(long, default_value_t = 512 * 1024)]
     buffer: usize,
-    /// Measure only contenders whose name contains this text, such as `bare`.
+    /// Measure only contenders whose name and offload column contain this text, such as `bare` or
+    /// `memory on`.
     #[arg(long)]
     only: Option<String>,
     /// Print JSON instead of a table.
@@ -135,7 +136,8 @@ fn contenders(options: &Options) -> Vec<(Contender, Direction)> {
     for medium in &options.device {
         let wire = match medium {
             Medium::Memory => {
-                for (offload, plain) in [(false, false), (false, true), (true, false), (true, true)] {
+                for (offload, plain) in [(false, false), (false, true), (true, false), (true, true)]
+                {
                     list.push((Contender::Memory { offload, plain }, Direction::Send));
                 }
                 continue;
@@ -157,7 +159,9 @@ fn contenders(options: &Options) -> Vec<(Contender, Direction)> {
         }
     }
     if let Some(text) = &options.only {
-        list.retain(|(contender, _)| contender.name().contains(text));
+        list.retain(|(contender, _)| {
+            format!("{} {}", contender.name(), on_off(contender.offload())).contains(text)
+        });
     }
     list
 }
@@ -214,7 +218,7 @@ fn print(rows: &[Row]) {
         .map(|row| {
             vec![
                 row.contender.clone(),
-                if row.offload { "on" } else { "off" }.into(),
+                on_off(row.offload).into(),
                 format!("{:?}", row.direction).to_lowercase(),
                 format!("{:.2}", row.gbits),
             ]
@@ -223,6 +227,10 @@ fn print(rows: &[Row]) {
     print_table(&["contender", "offloads", "direction", "Gbit/s"], &cells);
     println!();
     print_ratios(rows);
+}
+
+fn on_off(offload: bool) -> &'static str {
+    if offload { "on" } else { "off" }
 }
 
 fn print_ratios(rows: &[Row]) {
@@ -238,7 +246,10 @@ fn print_ratios(rows: &[Row]) {
         };
         if let (Some(ours), Some(bare)) = (of(false), of(true)) {
             let offload = if offload { "with" } else { "without" };
-            println!("memory, {offload} offloads: stack / bare smoltcp {:.2} (goal: at least 0.8)", ours / bare);
+            println!(
+                "memory, {offload} offloads: stack / bare smoltcp {:.2} (goal: at least 0.8)",
+                ours / bare
+            );
         }
     }
     for wire in [Wire::Tap, Wire::Packet] {

@@ -29,7 +29,9 @@ pub(crate) fn stack(offload: bool, buffer: usize, time: Duration) -> Result<f64>
         pair.turn_client()?;
         pair.turn_server()?;
         let mut received = 0;
-        while let Some(count) = ready(flow.server.read_with(|bytes| twice(application.read(bytes))))? {
+        while let Some(count) =
+            ready(flow.server.read_with(|bytes| twice(application.read(bytes))))?
+        {
             ensure!(count > 0, "the connection has ended");
             received += count;
         }

@@ -43,7 +43,10 @@ impl<D: Device> Turned<D> {
     }
 
     /// Turns until `call` has not to wait.
-    fn waiting<T>(&mut self, mut call: impl FnMut(&mut TcpStream) -> io::Result<T>) -> io::Result<T> {
+    fn waiting<T>(
+        &mut self,
+        mut call: impl FnMut(&mut TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
         loop {
             self.turn()?;
             match call(&mut self.stream) {
