@@ -47,8 +47,11 @@ fn software_offload(c: &mut Criterion) {
     let superframe = superframe(54 + 44 * 1460);
     group.throughput(Throughput::Bytes(superframe.len() as u64));
     group.bench_function("cut 64 KiB into 1460 B", |bencher| {
-        bencher
-            .iter(|| segment(&superframe, CUT, PARTIAL, |frame| drop(std::hint::black_box(frame))));
+        bencher.iter(|| {
+            segment(&superframe, CUT, PARTIAL, |frame| {
+                std::hint::black_box(frame);
+            })
+        });
     });
     let mut frame = self::superframe(1514);
     group.throughput(Throughput::Bytes(frame.len() as u64));

@@ -4,12 +4,11 @@ mod line;
 
 use std::io;
 
+use crate::caps::MAX_SUPERFRAME;
 use crate::{
     Buffers, Caps, Counters, Device, Frame, Instant, MacAddr, RxMeta, RxQueue, SendError, TxMeta,
     TxQueue, Wake,
 };
-
-use crate::caps::MAX_SUPERFRAME;
 
 use self::line::{Receiver, Sender, line};
 

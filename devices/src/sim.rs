@@ -7,12 +7,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::caps::MAX_SUPERFRAME;
 use crate::{
     Buffers, Caps, Counters, Device, Frame, Instant, MacAddr, RxQueue, SendError, TxMeta, TxQueue,
     Wake,
 };
-
-use crate::caps::MAX_SUPERFRAME;
 
 use self::wire::{InFlight, Wire};
 

@@ -35,7 +35,7 @@ pub struct Limits {
     pub reassembly_datagrams: usize,
     /// Their bytes.
     pub reassembly_bytes: usize,
-    /// ICMP errors and resets sent per second.
+    /// ICMP errors sent per second.
     pub errors_per_second: u32,
 }
 

@@ -99,7 +99,7 @@ drop_reasons! {
     TxFull => "tx_full",
     /// An outgoing frame the device refused for its length or offload.
     TxUnsupported => "tx_unsupported",
-    /// An ICMP error or reset that was not sent, to limit the rate.
+    /// An ICMP error that was not sent, to limit the rate.
     RateLimited => "rate_limited",
 }
 

@@ -5,12 +5,15 @@ mod wire;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use underpass::devices::{Instant, MacAddr, MemoryConfig, MemoryDevice, PartialChecksum, TxMeta};
+use underpass::devices::{
+    Instant, MacAddr, MemoryConfig, MemoryDevice, PartialChecksum, SegmentKind, Segmentation, TxMeta,
+};
 use underpass::{Limits, Shard, Stack, Stats, TcpListener, TcpStream, UdpSocket};
 use wire::{ARP, ICMP, ICMPV6, IPV4, IPV6, Received, TCP, UDP, Wire};
 
@@ -315,7 +318,7 @@ struct Segment {
     window: u16,
     urgent: u16,
     options: Vec<u8>,
-    data: Vec<u8>,
+    data_len: usize,
     /// Header length in words, if it is to be wrong.
     header_words: Option<u8>,
 }
@@ -370,17 +373,15 @@ fn segment() -> impl Strategy<Value = Segment> {
         1 => vec(any::<u8>(), 0..10).prop_map(|s| [&[4, 2, 5, s.len() as u8 * 4 + 2], &s[..]].concat()),
         1 => vec(any::<u8>(), 0..40),
     ];
-    let data = prop_oneof![
-        3 => Just(Vec::new()), 2 => vec(any::<u8>(), 1..20), 1 => (1..9000_usize).prop_map(|n| vec![9; n]),
-    ];
+    let data_len = prop_oneof![3 => Just(0), 2 => 1..20_usize, 1 => 1..9000_usize];
     let header_words = prop_oneof![8 => Just(None), 1 => (0..16_u8).prop_map(Some)];
     (
         (any::<bool>(), prop::option::weighted(0.8, any::<Index>()), 1000..1004_u16),
         (number(), number(), flags),
-        (prop_oneof![any::<u16>(), Just(0)], any::<u16>(), options, data, header_words),
+        (prop_oneof![any::<u16>(), Just(0)], any::<u16>(), options, data_len, header_words),
     )
         .prop_map(|((v6, connection, port), (seq, ack, flags), rest)| {
-            let (window, urgent, options, data, header_words) = rest;
+            let (window, urgent, options, data_len, header_words) = rest;
             Segment {
                 v6,
                 connection,
@@ -391,7 +392,7 @@ fn segment() -> impl Strategy<Value = Segment> {
                 window,
                 urgent,
                 options,
-                data,
+                data_len,
                 header_words,
             }
         })
@@ -433,7 +434,7 @@ impl World {
         match event {
             Event::Segment(segment) => {
                 let frame = self.segment(segment);
-                self.inject(&frame, TxMeta::default());
+                self.inject(&frame, meta(&frame, false));
             }
             Event::Repeat(mutation) => {
                 let (frame, meta) = self.mutated(mutation);
@@ -485,7 +486,7 @@ impl World {
             &[0, 0],
             &segment.urgent.to_be_bytes(),
             &options,
-            &segment.data,
+            &vec![9; segment.data_len],
         ]
         .concat();
         wire::ip_frame((OUR_MAC, PEER_MAC), (peer(v6), ours(v6)), TCP, &tcp)
@@ -506,10 +507,87 @@ impl World {
         if mutation.fix_checksums {
             wire::fix_checksums(&mut frame);
         }
-        let start = if wire::ether_type(&frame) == IPV6 { 54 } else { 34 };
-        let vouched = mutation.vouch && frame.len() >= usize::from(start) + 18;
-        let checksum = vouched.then_some(PartialChecksum { start, offset: 16 });
-        (frame, TxMeta { checksum, segmentation: None })
+        let meta = meta(&frame, mutation.vouch);
+        (frame, meta)
+    }
+}
+
+/// What the link says of a frame: that it is a coalesced one if it is too long for a single one, and
+/// that its checksum is right if asked to vouch for it.
+fn meta(frame: &[u8], vouch: bool) -> TxMeta {
+    let v6 = wire::ether_type(frame) == IPV6;
+    let start = if v6 { 54 } else { 34 };
+    let long = frame.len() > 1514;
+    let vouch = long || vouch && frame.len() >= usize::from(start) + 18;
+    let kind = if v6 { SegmentKind::Tcp6 } else { SegmentKind::Tcp4 };
+    TxMeta {
+        checksum: vouch.then_some(PartialChecksum { start, offset: 16 }),
+        segmentation: NonZeroU16::new(1400)
+            .filter(|_| long)
+            .map(|size| Segmentation { kind, size, header_len: start + 20 }),
+    }
+}
+
+/// Whoever knows the ports can send a SYN, whatever its sequence number; it must not decide how a
+/// running connection is cut.
+#[test]
+fn a_stray_syn_does_not_change_the_segment_size() {
+    for mss in [0_u16, 1, 88] {
+        let mut world = World::live();
+        for connection in 0..world.honest.len() {
+            let (v6, our_port, peer_port) = world.honest[connection];
+            let [high, low] = mss.to_be_bytes();
+            let ports = [peer_port.to_be_bytes(), our_port.to_be_bytes()].concat();
+            let rest = [1, 2, 3, 4, 0, 0, 0, 0, 6 << 4, 2, 9, 9, 0, 0, 0, 0, 2, 4, high, low];
+            let macs = (OUR_MAC, PEER_MAC);
+            let syn = wire::ip_frame(macs, (peer(v6), ours(v6)), TCP, &[&ports[..], &rest].concat());
+            world.inject(&syn, TxMeta::default());
+        }
+        for stream in &world.streams {
+            assert_eq!((&mut &*stream).write(&[5; 8000]).unwrap(), 8000);
+        }
+        let (frames, _) = world.turn();
+        let sizes: Vec<u16> =
+            frames.iter().filter_map(|(_, meta)| meta.segmentation.map(u16::from)).collect();
+        assert!(sizes.len() >= 4, "{} frames, {sizes:?}", frames.len());
+        assert!(sizes.iter().all(|size| *size >= 1400), "cut into pieces of {sizes:?} bytes");
+    }
+}
+
+/// A peer may ask for tiny segments in its own SYN; one frame must not become tens of thousands
+/// (CVE-2019-11479).
+#[test]
+fn a_tiny_maximum_segment_size_is_not_followed() {
+    for mss in [1_u16, 47] {
+        let mut world = World::live();
+        let honest = std::mem::take(&mut world.honest);
+        let [high, low] = mss.to_be_bytes();
+        let syn = [
+            &[1_u8, 2, 0, 80, 0, 0, 0, 9, 0, 0, 0, 0, 6 << 4, 2, 99, 99, 0, 0, 0, 0][..],
+            &[2, 4, high, low],
+        ]
+        .concat();
+        let ends = (peer(false), ours(false));
+        let macs = (OUR_MAC, PEER_MAC);
+        world.inject(&wire::ip_frame(macs, ends, TCP, &syn), TxMeta::default());
+        let isn = world.sequences[&(false, 80, 0x102)].snd_nxt;
+        let ack = [
+            &[1_u8, 2, 0, 80, 0, 0, 0, 10][..],
+            &isn.to_be_bytes(),
+            &[5 << 4, 0x10, 99, 99, 0, 0, 0, 0],
+        ]
+        .concat();
+        world.inject(&wire::ip_frame(macs, ends, TCP, &ack), TxMeta::default());
+        let (stream, _) = world.listener.accept().unwrap();
+        stream.set_nonblocking(true);
+        assert_eq!((&mut &stream).write(&[5; 8000]).unwrap(), 8000);
+        let (frames, _) = world.turn();
+        assert!(!frames.is_empty());
+        for (frame, meta) in &frames {
+            let size = meta.segmentation.map_or(frame.len() - 54, |size| usize::from(size.get()));
+            assert!(size >= 48, "cut into pieces of {size} bytes");
+        }
+        world.honest = honest;
     }
 }
 

@@ -34,6 +34,9 @@ use crate::packet::{TcpSegment, Tuple};
 const TCP_HEADER_LEN: usize = 20;
 /// Maximum segment size of a peer that names none (RFC 9293 §3.7.1).
 const DEFAULT_MSS: u16 = 536;
+/// Least segment size a peer can ask for, as in smoltcp and Linux: less would make one frame tens of
+/// thousands of packets (CVE-2019-11479).
+const MIN_MSS: u16 = 48;
 /// Unacknowledged data or FIN for this long ends the connection (RFC 9293 §3.8.3: R2 ≥ 100 s).
 const USER_TIMEOUT: SmolDuration = SmolDuration::from_secs(120);
 /// Delayed acknowledgement of single segments (RFC 9293 §3.8.6.3 allows up to 500 ms).

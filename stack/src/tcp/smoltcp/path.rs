@@ -2,12 +2,13 @@ use std::num::NonZeroUsize;
 
 use smoltcp::iface::{Config, Interface, PollResult};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
+use smoltcp::socket::tcp::State;
 use smoltcp::wire::HardwareAddress;
 use underpass_devices::Instant;
 
 use super::connection::SmoltcpConnection;
 use super::phy::{Nowhere, Phy, TxState};
-use super::{DEFAULT_MSS, TCP_HEADER_LEN, to_smol};
+use super::{DEFAULT_MSS, MIN_MSS, TCP_HEADER_LEN, to_smol};
 use crate::output::Output;
 use crate::packet::{TcpSegment, protocol};
 use crate::tcp::engine::Emitted;
@@ -64,9 +65,11 @@ impl Path {
         segment: &TcpSegment<'_>,
         out: &mut impl Output,
     ) {
-        if segment.flags.syn() {
+        // Later SYNs are strangers': they must not decide how a running connection is cut.
+        let opening = matches!(connection.socket().state(), State::Listen | State::SynSent);
+        if segment.flags.syn() && opening {
             let theirs = segment.mss().filter(|mss| *mss != 0).unwrap_or(DEFAULT_MSS);
-            connection.segment_size = theirs.min(self.mss());
+            connection.segment_size = theirs.max(MIN_MSS).min(self.mss());
         }
         if segment.flags.fin() {
             connection.fin_end = Some(segment.seq.wrapping_add(segment.seq_len()));
