@@ -30,7 +30,7 @@ pub(crate) fn wait<R>(
         Mode::Blocking(timeout) => timeout,
     };
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let waker = UNPARK.with(Waker::clone);
     loop {
         if let Poll::Ready(result) = poll(&mut Context::from_waker(&waker)) {
             return result;
@@ -41,6 +41,10 @@ pub(crate) fn wait<R>(
             Some(left) => thread::park_timeout(left),
         }
     }
+}
+
+thread_local! {
+    static UNPARK: Waker = Waker::from(Arc::new(Unpark(thread::current())));
 }
 
 struct Unpark(Thread);

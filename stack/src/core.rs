@@ -98,8 +98,9 @@ impl Core {
         }
     }
 
-    /// One round: the frames the device has filled in, timers, frames out, doorbell.
-    pub(crate) fn turn<D: Device>(&mut self, now: Instant, device: &mut D) -> io::Result<Turn> {
+    /// One round: the frames the device has filled in, timers, frames out. The doorbell is left to
+    /// the caller.
+    pub(crate) fn turn<D: Device>(&mut self, now: Instant, device: &mut D) -> Turn {
         self.now = now;
         let (mut rx, mut tx) = device.split();
         let mut received = 0;
@@ -130,7 +131,6 @@ impl Core {
         self.tcp.emit(now, &mut out, &mut self.wakes);
         let drops = &mut self.link.stats.drops;
         self.reassembler.poll(now, |reason| drops.count(reason));
-        tx.flush(now)?;
         drop((rx, tx));
 
         self.link.stats.rx_frames += received as u64;
@@ -138,7 +138,7 @@ impl Core {
             self.link.stats.device = device.counters();
             self.counters_due = now + COUNTERS_INTERVAL;
         }
-        Ok(Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() })
+        Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() }
     }
 
     /// Fails once the device is gone.

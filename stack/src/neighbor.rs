@@ -44,7 +44,7 @@ impl Default for NeighborConfig {
         Self {
             max_entries: 4096,
             max_incomplete: 1024,
-            max_pending_per_neighbor: 64,
+            max_pending_per_neighbor: 1024,
             max_pending_bytes: 4 << 20,
             reachable_time: Duration::from_secs(30),
             retransmit: Duration::from_secs(1),

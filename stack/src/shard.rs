@@ -2,8 +2,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
-use underpass_devices::{Device, Instant, RxQueue};
+use underpass_devices::{Device, Instant, RxQueue, TxQueue};
 
 use crate::core::{Core, Turn};
 
@@ -16,6 +17,8 @@ use crate::core::{Core, Turn};
 pub struct Shard<D> {
     device: D,
     shared: Arc<Shared>,
+    /// Wakers of one turn; kept for its memory.
+    wakes: Vec<Waker>,
 }
 
 /// The part of a shard that its sockets see.
@@ -43,7 +46,8 @@ impl<D: Device> Shard<D> {
         receiver.set_nonblocking(true)?;
         let bell =
             Bell { rung: AtomicBool::new(false), asleep: AtomicBool::new(false), sender, receiver };
-        Ok(Self { device, shared: Arc::new(Shared { core: Mutex::new(core), bell }) })
+        let shared = Arc::new(Shared { core: Mutex::new(core), bell });
+        Ok(Self { device, shared, wakes: Vec::new() })
     }
 
     /// One round: takes a burst of frames, runs the timers due at `now`, sends what is ready, and
@@ -61,15 +65,24 @@ impl<D: Device> Shard<D> {
         self.device.split().0.fill(now)
     }
 
-    /// The second half of a turn.
+    /// The second half of a turn. Sockets are locked out only while the core works, not during the
+    /// device's system calls.
     pub(crate) fn round(&mut self, now: Instant) -> io::Result<Turn> {
         self.shared.bell.rung.store(false, Ordering::SeqCst);
-        self.shared.with_unrung(|core| core.turn(now, &mut self.device))
+        let mut core = self.shared.lock();
+        let turn = core.turn(now, &mut self.device);
+        std::mem::swap(&mut core.wakes, &mut self.wakes);
+        drop(core);
+        let flushed = self.device.split().1.flush(now);
+        for waker in self.wakes.drain(..) {
+            waker.wake();
+        }
+        flushed.map(|()| turn)
     }
 
     /// Tells every socket that the device is gone.
     pub(crate) fn fail(&self, error: &io::Error) {
-        self.shared.with_unrung(|core| core.stop(error.to_string()));
+        self.shared.with(|core| core.stop(error.to_string()));
     }
 
     /// The device, for example to read a wrapper's counters.
@@ -90,19 +103,14 @@ impl Shared {
     /// Runs `f` on the locked core, then wakes whom it made ready and calls the shard if there is
     /// something to send.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
-        let (result, dirty) = self.with_unrung(|core| (f(core), core.is_dirty()));
+        let mut core = self.lock();
+        let result = f(&mut core);
+        let dirty = core.is_dirty();
+        let wakes = std::mem::take(&mut core.wakes);
+        drop(core);
         if dirty {
             self.ring();
         }
-        result
-    }
-
-    /// The same for the shard itself, which needs no call.
-    fn with_unrung<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
-        let mut core = self.lock();
-        let result = f(&mut core);
-        let wakes = std::mem::take(&mut core.wakes);
-        drop(core);
         for waker in wakes {
             waker.wake();
         }

@@ -12,7 +12,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use underpass::devices::{
-    Instant, MacAddr, MemoryConfig, MemoryDevice, PartialChecksum, SegmentKind, Segmentation, TxMeta,
+    Instant, MacAddr, MemoryConfig, MemoryDevice, PartialChecksum, SegmentKind, Segmentation,
+    TxMeta,
 };
 use underpass::{Limits, Shard, Stack, Stats, TcpListener, TcpStream, UdpSocket};
 use wire::{ARP, ICMP, ICMPV6, IPV4, IPV6, Received, TCP, UDP, Wire};
@@ -522,9 +523,11 @@ fn meta(frame: &[u8], vouch: bool) -> TxMeta {
     let kind = if v6 { SegmentKind::Tcp6 } else { SegmentKind::Tcp4 };
     TxMeta {
         checksum: vouch.then_some(PartialChecksum { start, offset: 16 }),
-        segmentation: NonZeroU16::new(1400)
-            .filter(|_| long)
-            .map(|size| Segmentation { kind, size, header_len: start + 20 }),
+        segmentation: NonZeroU16::new(1400).filter(|_| long).map(|size| Segmentation {
+            kind,
+            size,
+            header_len: start + 20,
+        }),
     }
 }
 
@@ -540,7 +543,8 @@ fn a_stray_syn_does_not_change_the_segment_size() {
             let ports = [peer_port.to_be_bytes(), our_port.to_be_bytes()].concat();
             let rest = [1, 2, 3, 4, 0, 0, 0, 0, 6 << 4, 2, 9, 9, 0, 0, 0, 0, 2, 4, high, low];
             let macs = (OUR_MAC, PEER_MAC);
-            let syn = wire::ip_frame(macs, (peer(v6), ours(v6)), TCP, &[&ports[..], &rest].concat());
+            let syn =
+                wire::ip_frame(macs, (peer(v6), ours(v6)), TCP, &[&ports[..], &rest].concat());
             world.inject(&syn, TxMeta::default());
         }
         for stream in &world.streams {
@@ -614,7 +618,7 @@ proptest! {
         world.check();
     }
 
-    /// A whole IP packet of any protocol is delivered, answered or counted as dropped.
+    /// A whole IP packet of any protocol is delivered, answered or, in the end, counted as dropped.
     #[test]
     fn no_packet_disappears(
         packets in vec((any::<bool>(),
@@ -639,10 +643,11 @@ proptest! {
             let opened = world.stats().tcp_flows > 0;
             // The first answer to the peer waits for its link address.
             let asked = world.stats().neighbors > 0;
-            prop_assert!(
-                delivered || opened || asked || world.noticed() > before,
-                "{}", world.stats(),
-            );
+            if !(delivered || opened || asked || world.noticed() > before) {
+                // It can be a fragment, which is dropped once the others do not come.
+                world.run_for(Duration::from_secs(120));
+                prop_assert!(world.noticed() > before, "{}", world.stats());
+            }
         }
         world.check();
     }

@@ -130,7 +130,7 @@ impl World {
             self.wire.send(&bytes);
             if n % 50 == 49 {
                 self.turn();
-                self.now = self.now + Duration::from_micros(500);
+                self.now += Duration::from_micros(500);
             }
         }
         self.turn();

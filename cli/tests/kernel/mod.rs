@@ -23,16 +23,9 @@ pub(crate) struct Version {
     absent: &'static str,
 }
 
-pub(crate) const V4: Version = Version {
-    ours: "10.7.0.2",
-    kernel: "10.7.0.1",
-    absent: "10.7.0.99",
-};
-pub(crate) const V6: Version = Version {
-    ours: "fd07::2",
-    kernel: "fd07::1",
-    absent: "fd07::99",
-};
+pub(crate) const V4: Version =
+    Version { ours: "10.7.0.2", kernel: "10.7.0.1", absent: "10.7.0.99" };
+pub(crate) const V6: Version = Version { ours: "fd07::2", kernel: "fd07::1", absent: "fd07::99" };
 
 impl Version {
     /// A port of our stack.
@@ -66,15 +59,9 @@ impl Lab {
         veth((&ours, "veth0"), (&kernel, "veth1")).unwrap();
         for (version, prefix) in [(V4, 24), (V6, 64)] {
             let address = version.kernel(0).ip();
-            kernel
-                .netlink(|netlink| netlink.add_address("veth1", address, prefix))
-                .unwrap();
+            kernel.netlink(|netlink| netlink.add_address("veth1", address, prefix)).unwrap();
         }
-        Self {
-            stack: attach(&ours, "packet:veth0"),
-            interface: "veth1",
-            kernel,
-        }
+        Self { stack: attach(&ours, "packet:veth0"), interface: "veth1", kernel }
     }
 
     /// A TAP device; the kernel is the station behind it.
@@ -132,9 +119,7 @@ impl Lab {
 }
 
 fn attach(namespace: &Namespace, spec: &str) -> Stack {
-    let device = namespace
-        .run(|| AnyDevice::open(&spec.parse().unwrap()))
-        .unwrap();
+    let device = namespace.run(|| AnyDevice::open(&spec.parse().unwrap())).unwrap();
     Stack::builder()
         .address("10.7.0.2/24".parse().unwrap())
         .address("fd07::2/64".parse().unwrap())
@@ -202,9 +187,8 @@ pub(crate) fn bounded(test: impl FnOnce() + Send + 'static) {
         test();
         let _ = done.send(());
     });
-    if is_done.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-        panic!("not done after {LIMIT:?}");
-    }
+    let waited = is_done.recv_timeout(LIMIT);
+    assert_ne!(waited, Err(RecvTimeoutError::Timeout), "not done after {LIMIT:?}");
     if let Err(panic) = test.join() {
         std::panic::resume_unwind(panic);
     }

@@ -127,7 +127,7 @@ impl TcpStream {
             let flow = core.tcp.flow(id);
             let result = match flow.connection.recv(&mut call) {
                 Ok(Some(result)) => {
-                    core.tcp.touched(id);
+                    core.tcp.has_read(id);
                     Ok(result)
                 }
                 Ok(None) => {
@@ -159,7 +159,7 @@ impl TcpStream {
             });
             match sent {
                 Ok(Some(result)) => {
-                    core.tcp.touched(id);
+                    core.tcp.has_written(id);
                     Poll::Ready(Ok(result))
                 }
                 Ok(None) => {
@@ -194,7 +194,7 @@ impl TcpStream {
                 }
                 flow.connection.shutdown();
                 flow.writers.wake(wakes);
-                tcp.touched(id);
+                tcp.has_written(id);
                 Ok(())
             })?;
         }

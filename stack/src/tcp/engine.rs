@@ -39,7 +39,7 @@ pub(crate) trait Engine {
         out: &mut impl Output,
     ) -> Emitted;
 
-    /// When `emit` has something to do again if nothing else happens first; `None`: never.
+    /// When `emit` has something to do if nothing else happens first; `None`: never.
     fn next_timer(&mut self, now: Instant, connection: &Self::Connection) -> Option<Instant>;
 
     /// Takes back a connection that is over, to use its memory again.
@@ -49,8 +49,8 @@ pub(crate) trait Engine {
 /// How an `emit` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Emitted {
-    /// Nothing more is due now.
-    All,
+    /// Nothing more is due before this time, or before something else happens.
+    Until(Option<Instant>),
     /// The budget is spent or the output is full: call again.
     More,
 }

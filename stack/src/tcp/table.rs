@@ -7,10 +7,16 @@ use siphasher::sip::SipHasher13;
 use crate::packet::Tuple;
 
 /// Finds a flow by its two ends. The hash is keyed, so that a peer cannot choose ports that make a
-/// chain (SipHash-1-3, as Rust's own maps).
+/// chain (SipHash-1-3, as Rust's own maps). An entry holds the hash and the flow's slot only: four
+/// share a cache line, and the tuple is compared where the flow itself lies.
 pub(crate) struct FlowTable {
-    entries: HashTable<(Tuple, u32)>,
+    entries: HashTable<Entry>,
     key: HashKey,
+}
+
+struct Entry {
+    hash: u64,
+    flow: u32,
 }
 
 impl FlowTable {
@@ -18,20 +24,21 @@ impl FlowTable {
         Self { entries: HashTable::new(), key }
     }
 
-    pub(crate) fn get(&self, tuple: &Tuple) -> Option<u32> {
+    /// The flow between these two ends; `is_it` compares the tuple of a candidate.
+    pub(crate) fn get(&self, tuple: &Tuple, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = self.key.tuple(tuple);
-        self.entries.find(hash, |(known, _)| known == tuple).map(|(_, flow)| *flow)
+        self.entries.find(hash, |e| e.hash == hash && is_it(e.flow)).map(|e| e.flow)
     }
 
     /// Adds a flow whose tuple is not in the table.
-    pub(crate) fn insert(&mut self, tuple: Tuple, flow: u32) {
-        let key = &self.key;
-        self.entries.insert_unique(key.tuple(&tuple), (tuple, flow), |(t, _)| key.tuple(t));
+    pub(crate) fn insert(&mut self, tuple: &Tuple, flow: u32) {
+        let hash = self.key.tuple(tuple);
+        self.entries.insert_unique(hash, Entry { hash, flow }, |entry| entry.hash);
     }
 
-    pub(crate) fn remove(&mut self, tuple: &Tuple) {
+    pub(crate) fn remove(&mut self, tuple: &Tuple, flow: u32) {
         let hash = self.key.tuple(tuple);
-        if let Ok(entry) = self.entries.find_entry(hash, |(known, _)| known == tuple) {
+        if let Ok(entry) = self.entries.find_entry(hash, |e| e.flow == flow) {
             entry.remove();
         }
     }

@@ -17,11 +17,12 @@ impl<E: Engine> Tcp<E> {
                 format!("the limit of {} connections is reached", self.limits.flows),
             ));
         }
-        let (table, time_wait, listeners) = (&self.table, &self.time_wait, &self.listeners);
+        let (table, flows) = (&self.table, &self.flows);
+        let (time_wait, listeners) = (&self.time_wait, &self.listeners);
         let in_use = |port: u16| {
             let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
             listeners.is_port_used(port)
-                || table.get(&tuple).is_some()
+                || table.get(&tuple, |id| flows[id as usize].tuple == tuple).is_some()
                 || time_wait.contains(&tuple)
         };
         let port = match local.port() {
@@ -75,9 +76,15 @@ impl<E: Engine> Tcp<E> {
         &mut self.flows[id as usize]
     }
 
-    /// To be called after a socket has changed its connection.
-    pub(crate) fn touched(&mut self, id: u32) {
-        self.schedule(id);
+    /// A socket has read: there may be a window to announce.
+    pub(crate) fn has_read(&mut self, id: u32) {
+        let timer = self.engine.next_timer(self.now, &self.flows[id as usize].connection);
+        self.schedule(id, timer);
+    }
+
+    /// A socket has written or closed its half: there is something to send.
+    pub(crate) fn has_written(&mut self, id: u32) {
+        self.mark_dirty(id);
     }
 
     pub(crate) fn abort(&mut self, id: u32) {

@@ -27,7 +27,7 @@ impl<E: Engine> Tcp<E> {
         wakes: &mut Vec<Waker>,
     ) -> Result<(), DropReason> {
         self.now = now;
-        match self.table.get(&segment.tuple) {
+        match self.find(&segment.tuple) {
             Some(id) => self.on_flow_segment(id, segment, out, wakes),
             None => self.on_unknown_segment(segment, out),
         }
@@ -131,7 +131,7 @@ impl<E: Engine> Tcp<E> {
         tuple: &Tuple,
         error: &IcmpError,
     ) -> Result<(), DropReason> {
-        let id = self.table.get(tuple).ok_or(DropReason::IcmpNoFlow)?;
+        let id = self.find(tuple).ok_or(DropReason::IcmpNoFlow)?;
         let flow = &mut self.flows[id as usize];
         let syn = flow.connection.sequence().snd_nxt.wrapping_sub(1);
         if flow.connection.state() != State::SynSent || error.quoted.tcp_seq != Some(syn) {
@@ -153,7 +153,7 @@ impl<E: Engine> Tcp<E> {
 
     /// The next hop of a packet of this flow does not answer.
     pub(crate) fn on_unreachable(&mut self, tuple: &Tuple) {
-        if let Some(id) = self.table.get(tuple)
+        if let Some(id) = self.find(tuple)
             && self.flows[id as usize].connection.state() == State::SynSent
         {
             self.give_up(id, io::ErrorKind::HostUnreachable);

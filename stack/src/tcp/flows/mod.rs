@@ -145,14 +145,21 @@ impl<E: Engine> Tcp<E> {
             let before = flow.connection.state();
             let emitted = self.engine.emit(now, &mut flow.connection, EMIT_BUDGET, out);
             // The one thing that ends a connection while it emits is its own timer.
-            if !before.has_ended() && flow.connection.state().has_ended() {
+            if !before.has_ended()
+                && before != State::TimeWait
+                && flow.connection.state().has_ended()
+            {
                 flow.fail(io::ErrorKind::TimedOut);
                 self.counters.failures += 1;
             }
-            if emitted == Emitted::More {
-                self.mark_dirty(id);
-            }
-            self.settle(id, wakes);
+            let timer = match emitted {
+                Emitted::Until(timer) => timer,
+                Emitted::More => {
+                    self.mark_dirty(id);
+                    None
+                }
+            };
+            self.settle(id, timer, wakes);
         }
         !self.dirty.is_empty()
     }
@@ -179,7 +186,7 @@ impl<E: Engine> Tcp<E> {
 
     /// Draws the consequences of whatever has just happened to a flow: state changes, wake-ups, the
     /// next timer, the end.
-    fn settle(&mut self, id: u32, wakes: &mut Vec<Waker>) {
+    fn settle(&mut self, id: u32, timer: Option<Instant>, wakes: &mut Vec<Waker>) {
         let flow = &mut self.flows[id as usize];
         let state = flow.connection.state();
         if let Some(patience) = flow.patience.take() {
@@ -206,7 +213,7 @@ impl<E: Engine> Tcp<E> {
         let silent = state == State::Closed || (state == State::TimeWait && !flow.dirty);
         if silent && flow.listed {
             flow.listed = false;
-            self.table.remove(&flow.tuple);
+            self.table.remove(&flow.tuple, id);
             if state == State::TimeWait {
                 let sent = flow.connection.sequence();
                 self.time_wait.insert(self.now, &flow.tuple, sent.snd_nxt, sent.rcv_nxt);
@@ -218,7 +225,7 @@ impl<E: Engine> Tcp<E> {
                 self.remove(id);
             }
         } else {
-            self.schedule(id);
+            self.schedule(id, timer);
         }
     }
 
@@ -247,12 +254,12 @@ impl<E: Engine> Tcp<E> {
         }
     }
 
-    fn schedule(&mut self, id: u32) {
+    /// Arms the timer of a flow that is not dirty for `timer`, or its deadline.
+    fn schedule(&mut self, id: u32, timer: Option<Instant>) {
         let flow = &self.flows[id as usize];
         if flow.dirty {
             return;
         }
-        let timer = self.engine.next_timer(self.now, &flow.connection);
         match [timer, flow.deadline].into_iter().flatten().min() {
             Some(at) if at <= self.now => self.mark_dirty(id),
             Some(at) => self.timers.schedule(id, at),
@@ -279,9 +286,13 @@ impl<E: Engine> Tcp<E> {
             readers: Waiters::default(),
             writers: Waiters::default(),
         }) as u32;
-        self.table.insert(tuple, id);
+        self.table.insert(&tuple, id);
         self.mark_dirty(id);
         id
+    }
+
+    fn find(&self, tuple: &Tuple) -> Option<u32> {
+        self.table.get(tuple, |id| self.flows[id as usize].tuple == *tuple)
     }
 
     fn remove(&mut self, id: u32) {

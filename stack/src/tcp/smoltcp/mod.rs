@@ -156,12 +156,8 @@ impl Engine for SmoltcpEngine {
     }
 
     fn next_timer(&mut self, now: Instant, connection: &SmoltcpConnection) -> Option<Instant> {
-        let at = self
-            .family(connection.tuple.remote.ip())
-            .interface
-            .poll_at(to_smol(now), &connection.set)?;
-        // smoltcp says "now" as time zero.
-        Some(Instant::from_micros(at.total_micros().max(0) as u64).max(now))
+        let family = self.family(connection.tuple.remote.ip());
+        path::next_poll(&mut family.interface, now, connection)
     }
 
     fn recycle(&mut self, connection: SmoltcpConnection) {

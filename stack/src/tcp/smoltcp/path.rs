@@ -1,4 +1,5 @@
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, PollResult};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
@@ -12,6 +13,9 @@ use super::{DEFAULT_MSS, MIN_MSS, TCP_HEADER_LEN, to_smol};
 use crate::output::Output;
 use crate::packet::{TcpSegment, protocol};
 use crate::tcp::engine::Emitted;
+
+/// Until a connection that says it is due and then sends nothing is asked again.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// One IP version: its interface, and what every call on it needs.
 pub(super) struct Family {
@@ -96,19 +100,41 @@ impl Path {
     ) -> Emitted {
         let mut device = Phy::new(&self.caps, None, TxState::new(self, Some(connection), out));
         let mut emitted = Emitted::More;
+        let mut idle = false;
         for _ in 0..budget {
-            if interface.poll_egress(to_smol(now), &mut device, &mut connection.set)
-                == PollResult::None
-            {
-                if !device.tx.starved {
-                    emitted = Emitted::All;
+            match next_poll(interface, now, connection) {
+                Some(at) if at <= now => {}
+                at => {
+                    emitted = Emitted::Until(at);
+                    break;
                 }
+            }
+            let nothing = interface.poll_egress(to_smol(now), &mut device, &mut connection.set)
+                == PollResult::None;
+            if nothing && device.tx.starved {
                 break;
             }
+            // A call that sends nothing may still change what is due; two in a row do not.
+            if nothing && idle {
+                emitted = Emitted::Until(Some(now + RETRY));
+                break;
+            }
+            idle = nothing;
         }
         connection.sent = device.tx.sent;
         emitted
     }
+}
+
+/// When smoltcp wants to be called next; `now` if at once.
+pub(super) fn next_poll(
+    interface: &mut Interface,
+    now: Instant,
+    connection: &SmoltcpConnection,
+) -> Option<Instant> {
+    let at = interface.poll_at(to_smol(now), &connection.set)?;
+    // smoltcp says "now" as time zero.
+    Some(Instant::from_micros(at.total_micros().max(0) as u64).max(now))
 }
 
 /// The segment behind a bare IPv6 header: smoltcp does not follow every extension header.
