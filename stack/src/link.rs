@@ -93,7 +93,7 @@ impl<T: TxQueue> Out<'_, T> {
                 }
             }
             ArpEvent::Conflict(..) => self.link.stats.address_conflicts += 1,
-            ArpEvent::Own => {}
+            ArpEvent::Own => self.link.drop(DropReason::BadSource),
             ArpEvent::Malformed => self.link.drop(DropReason::MalformedArp),
         }
     }

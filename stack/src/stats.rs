@@ -41,7 +41,8 @@ drop_reasons! {
     MalformedIp => "malformed_ip",
     /// IPv4 header checksum is wrong.
     IpChecksum => "ip_checksum",
-    /// The source address cannot be answered: multicast, broadcast, loopback, or our own.
+    /// The source address cannot be answered: multicast, broadcast, loopback, or our own (a frame
+    /// that came back).
     BadSource => "bad_source",
     /// The destination is not an address of this stack.
     OtherHost => "other_host",
@@ -59,6 +60,8 @@ drop_reasons! {
     TcpClosedPort => "tcp_closed_port",
     /// A segment for a connection that does not exist; answered with RST if allowed.
     TcpNoFlow => "tcp_no_flow",
+    /// A reset or stray segment for a connection in TIME-WAIT (RFC 1337).
+    TimeWait => "time_wait",
     /// The listener's accept queue is full.
     AcceptQueueFull => "accept_queue_full",
     /// Too many connections are half open.

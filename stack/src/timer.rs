@@ -15,8 +15,11 @@ const LAST_TICK: u64 = (1 << (LEVELS * DIGIT_BITS)) - 1;
 const MIN_GRANULARITY: u64 = 1 << (64 - LEVELS * DIGIT_BITS);
 /// Pseudo-slot of timers that are due already, behind those of the wheel.
 const DUE: u16 = (LEVELS * SLOTS) as u16;
-/// Pseudo-slot of a key that is not armed.
+/// Pseudo-slot of a key that is not filed.
 const IDLE: u16 = u16::MAX;
+
+/// Deadline of a timer that is not armed; it may still be filed.
+const NEVER: u64 = u64::MAX;
 
 /// Timers in ticks of a fixed granularity. A timer never fires early, and fires at most one
 /// granularity late if the wheel is advanced in time.
@@ -42,9 +45,16 @@ struct Timer {
     /// Tick at which it is to fire.
     deadline: u64,
     /// Tick for which it was filed: `deadline` or earlier. Moving a deadline back costs one store;
-    /// the timer is filed again only when this tick comes.
+    /// the timer is filed again only when this tick comes. So does cancelling it: it is forgotten
+    /// then, without touching its neighbours on the list.
     filed: u64,
     slot: u16,
+}
+
+impl Timer {
+    fn is_armed(&self) -> bool {
+        self.deadline != NEVER
+    }
 }
 
 impl TimerWheel {
@@ -67,14 +77,16 @@ impl TimerWheel {
     pub(crate) fn schedule(&mut self, key: u32, at: Instant) {
         let index = key as usize;
         if index >= self.timers.len() {
-            let idle = Timer { deadline: 0, filed: 0, slot: IDLE };
+            let idle = Timer { deadline: NEVER, filed: 0, slot: IDLE };
             self.timers.resize(index + 1, idle);
         }
         let deadline = at.as_nanos().div_ceil(self.granularity).min(LAST_TICK);
         let timer = &mut self.timers[index];
+        if !timer.is_armed() {
+            self.armed += 1;
+        }
         timer.deadline = deadline;
         if timer.slot == IDLE {
-            self.armed += 1;
             self.file(key);
         } else if deadline < timer.filed {
             self.unfile(key);
@@ -84,15 +96,16 @@ impl TimerWheel {
 
     /// Disarms the timer of `key`, if it is armed.
     pub(crate) fn cancel(&mut self, key: u32) {
-        if self.is_armed(key) {
-            self.unfile(key);
+        if let Some(timer) = self.timers.get_mut(key as usize).filter(|t| t.is_armed()) {
+            timer.deadline = NEVER;
             self.armed -= 1;
         }
     }
 
     /// True if `key` has a timer.
+    #[cfg(test)]
     pub(crate) fn is_armed(&self, key: u32) -> bool {
-        self.timers.get(key as usize).is_some_and(|t| t.slot != IDLE)
+        self.timers.get(key as usize).is_some_and(Timer::is_armed)
     }
 
     /// Number of armed timers.
@@ -115,7 +128,8 @@ impl TimerWheel {
     }
 
     /// When the wheel should be advanced next; never later than the first timer is due. It can be
-    /// earlier (a timer that was moved back, or is far away): then advancing fires nothing.
+    /// earlier (a timer that was moved back or cancelled, or is far away): then advancing fires
+    /// nothing.
     pub(crate) fn next(&self) -> Option<Instant> {
         if self.armed == 0 {
             return None;
@@ -125,10 +139,14 @@ impl TimerWheel {
         Some(Instant::from_nanos(tick.saturating_mul(self.granularity)))
     }
 
-    /// Files the unfiled timer of `key` by its deadline.
+    /// Files the unfiled timer of `key` by its deadline, or forgets it if it was cancelled.
     fn file(&mut self, key: u32) {
         let now = self.now;
         let timer = &mut self.timers[key as usize];
+        if !timer.is_armed() {
+            timer.slot = IDLE;
+            return;
+        }
         timer.filed = timer.deadline;
         if timer.filed <= now {
             timer.slot = DUE;
@@ -191,6 +209,7 @@ impl TimerWheel {
                 self.file(key);
             } else {
                 timer.slot = IDLE;
+                timer.deadline = NEVER;
                 self.armed -= 1;
                 fire(key);
             }

@@ -67,7 +67,7 @@ impl TcpStream {
         let (id, tuple) = stack.shard().with(|core| {
             core.check_running()?;
             let id = core.tcp.connect(local, remote)?;
-            io::Result::Ok((id, core.tcp.flow(id).tuple))
+            io::Result::Ok((id, *core.tcp.flow(id).connection.tuple()))
         })?;
         Ok(Self::new(stack.clone(), id, tuple))
     }

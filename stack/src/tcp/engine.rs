@@ -57,6 +57,9 @@ pub(crate) enum Emitted {
 
 /// What the sockets need of one connection.
 pub(crate) trait Connection {
+    /// Its two ends.
+    fn tuple(&self) -> &Tuple;
+
     fn state(&self) -> State;
 
     /// Lends received bytes in order: `read` gets the longest contiguous piece and returns how many

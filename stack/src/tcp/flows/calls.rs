@@ -22,7 +22,7 @@ impl<E: Engine> Tcp<E> {
         let in_use = |port: u16| {
             let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
             listeners.is_port_used(port)
-                || table.get(&tuple, |id| flows[id as usize].tuple == tuple).is_some()
+                || table.get(&tuple, |id| *flows[id as usize].connection.tuple() == tuple).is_some()
                 || time_wait.contains(&tuple)
         };
         let port = match local.port() {
@@ -51,7 +51,7 @@ impl<E: Engine> Tcp<E> {
         let id = self.listeners.get_mut(listener)?.accept_queue.pop_front()?;
         let flow = &mut self.flows[id as usize];
         flow.role = Role::Socket;
-        Some((id, flow.tuple))
+        Some((id, *flow.connection.tuple()))
     }
 
     /// Closes a listener; connections nobody accepted are reset.

@@ -78,7 +78,7 @@ impl<E: Engine> Tcp<E> {
                 reset::acknowledge(segment, seq, ack, out);
                 return Ok(());
             }
-            Some(TimeWaitAction::Ignore) => return Ok(()),
+            Some(TimeWaitAction::Ignore) => return Err(DropReason::TimeWait),
             Some(TimeWaitAction::Reopen { snd_nxt }) => Some(snd_nxt),
             None => None,
         };

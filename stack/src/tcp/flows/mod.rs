@@ -56,7 +56,6 @@ struct Counters {
 /// One connection and what the shard knows of it.
 pub(crate) struct Flow<C> {
     pub(crate) connection: C,
-    pub(crate) tuple: Tuple,
     role: Role,
     /// Reachable through the flow table.
     listed: bool,
@@ -213,10 +212,11 @@ impl<E: Engine> Tcp<E> {
         let silent = state == State::Closed || (state == State::TimeWait && !flow.dirty);
         if silent && flow.listed {
             flow.listed = false;
-            self.table.remove(&flow.tuple, id);
+            self.table.remove(flow.connection.tuple(), id);
             if state == State::TimeWait {
                 let sent = flow.connection.sequence();
-                self.time_wait.insert(self.now, &flow.tuple, sent.snd_nxt, sent.rcv_nxt);
+                let tuple = flow.connection.tuple();
+                self.time_wait.insert(self.now, tuple, sent.snd_nxt, sent.rcv_nxt);
             }
         }
         if silent {
@@ -276,7 +276,6 @@ impl<E: Engine> Tcp<E> {
     ) -> u32 {
         let id = self.flows.insert(Flow {
             connection,
-            tuple,
             role,
             listed: true,
             dirty: false,
@@ -292,7 +291,7 @@ impl<E: Engine> Tcp<E> {
     }
 
     fn find(&self, tuple: &Tuple) -> Option<u32> {
-        self.table.get(tuple, |id| self.flows[id as usize].tuple == *tuple)
+        self.table.get(tuple, |id| self.flows[id as usize].connection.tuple() == tuple)
     }
 
     fn remove(&mut self, id: u32) {

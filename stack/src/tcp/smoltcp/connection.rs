@@ -27,6 +27,10 @@ impl SmoltcpConnection {
 }
 
 impl Connection for SmoltcpConnection {
+    fn tuple(&self) -> &Tuple {
+        &self.tuple
+    }
+
     fn state(&self) -> State {
         let socket = self.socket();
         match socket.state() {

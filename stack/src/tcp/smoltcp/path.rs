@@ -75,9 +75,7 @@ impl Path {
             let theirs = segment.mss().filter(|mss| *mss != 0).unwrap_or(DEFAULT_MSS);
             connection.segment_size = theirs.max(MIN_MSS).min(self.mss());
         }
-        if segment.flags.fin() {
-            connection.fin_end = Some(segment.seq.wrapping_add(segment.seq_len()));
-        }
+        let fin_was_there = is_closed_by_peer(connection.socket().state());
         let plain;
         let mut bytes = segment.packet.bytes;
         if segment.packet.src.is_ipv6() && segment.packet.payload_at != self.ip_header_len {
@@ -88,6 +86,9 @@ impl Path {
             Phy::new(&self.caps, Some(bytes), TxState::new(self, Some(connection), out));
         interface.poll_ingress_single(to_smol(now), &mut device, &mut connection.set);
         connection.sent = device.tx.sent;
+        if !fin_was_there && is_closed_by_peer(connection.socket().state()) {
+            connection.fin_end = Some(segment.seq.wrapping_add(segment.seq_len()));
+        }
     }
 
     pub(super) fn egress(
@@ -124,6 +125,11 @@ impl Path {
         connection.sent = device.tx.sent;
         emitted
     }
+}
+
+/// The peer's FIN was taken.
+fn is_closed_by_peer(state: State) -> bool {
+    matches!(state, State::CloseWait | State::Closing | State::LastAck | State::TimeWait)
 }
 
 /// When smoltcp wants to be called next; `now` if at once.
