@@ -103,11 +103,14 @@ impl Path {
         let mut emitted = Emitted::More;
         let mut idle = false;
         for _ in 0..budget {
-            match next_poll(interface, now, connection) {
-                Some(at) if at <= now => {}
-                at => {
-                    emitted = Emitted::Until(at);
-                    break;
+            // Behind a full segment there is probably another: asking would cost as much as trying.
+            if !std::mem::take(&mut device.tx.filled) {
+                match next_poll(interface, now, connection) {
+                    Some(at) if at <= now => {}
+                    at => {
+                        emitted = Emitted::Until(at);
+                        break;
+                    }
                 }
             }
             let nothing = interface.poll_egress(to_smol(now), &mut device, &mut connection.set)

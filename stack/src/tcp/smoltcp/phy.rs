@@ -30,6 +30,8 @@ pub(super) struct TxState<'a, O> {
     out: &'a mut O,
     headers: Headers<'a>,
     pub(super) sent: Sequence,
+    /// The last packet held as much data as one may.
+    pub(super) filled: bool,
     /// smoltcp wanted to send and there was no slot.
     pub(super) starved: bool,
 }
@@ -59,6 +61,7 @@ impl<'a, O: Output> TxState<'a, O> {
                 segment_size: connection.map_or(DEFAULT_MSS, |c| c.segment_size),
             },
             sent: connection.map_or(Sequence::default(), |c| c.sent),
+            filled: false,
             starved: false,
         }
     }
@@ -73,6 +76,11 @@ struct Headers<'a> {
 }
 
 impl Headers<'_> {
+    /// A packet of `len` bytes is full, or more than that.
+    fn is_full(&self, len: usize) -> bool {
+        len >= self.path.ip_header_len + TCP_HEADER_LEN + usize::from(self.segment_size)
+    }
+
     fn outgoing(&self, len: usize) -> Outgoing {
         let start = self.path.ip_header_len as u16;
         // smoltcp puts options on SYNs only, so every packet that needs cutting has a plain header.
@@ -164,6 +172,7 @@ impl<O: Output> phy::TxToken for TxToken<'_, '_, O> {
         });
         match (written, emit) {
             (Some((result, sequence)), _) => {
+                state.filled = state.headers.is_full(len);
                 state.sent = sequence.unwrap_or(state.sent);
                 result
             }
