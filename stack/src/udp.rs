@@ -160,14 +160,13 @@ impl Udp {
         Ok(Some(()))
     }
 
-    /// Sends what is queued until the output is full. True: something is left.
-    pub(crate) fn emit(&mut self, out: &mut impl Output, wakes: &mut Vec<Waker>) -> bool {
+    /// Sends what is queued until the output is full; the rest stays.
+    pub(crate) fn emit(&mut self, out: &mut impl Output, wakes: &mut Vec<Waker>) {
         while let Some(id) = self.dirty.pop_front() {
             let socket = &mut self.sockets[id as usize];
             while let Ok((ends, data)) = socket.outgoing.peek() {
                 if !out.has_room() {
-                    self.dirty.push_front(id);
-                    return true;
+                    return self.dirty.push_front(id);
                 }
                 write_datagram(
                     SocketAddr::new(ends.own, socket.local.port()),
@@ -180,7 +179,6 @@ impl Udp {
             }
             socket.dirty = false;
         }
-        false
     }
 
     pub(crate) fn is_dirty(&self) -> bool {

@@ -127,13 +127,8 @@ impl<E: Engine> Tcp<E> {
         self.due = due;
     }
 
-    /// Lets dirty flows emit, once each, until the output is full. True: some are still dirty.
-    pub(crate) fn emit(
-        &mut self,
-        now: Instant,
-        out: &mut impl Output,
-        wakes: &mut Vec<Waker>,
-    ) -> bool {
+    /// Lets dirty flows emit, once each. Those that are not done stay dirty.
+    pub(crate) fn emit(&mut self, now: Instant, out: &mut impl Output, wakes: &mut Vec<Waker>) {
         self.now = now;
         for _ in 0..self.dirty.len() {
             let Some(id) = self.dirty.pop_front() else {
@@ -160,7 +155,6 @@ impl<E: Engine> Tcp<E> {
             };
             self.settle(id, timer, wakes);
         }
-        !self.dirty.is_empty()
     }
 
     /// When `advance` has something to do, if nothing else happens.
