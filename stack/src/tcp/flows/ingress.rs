@@ -27,7 +27,7 @@ impl<E: Engine> Tcp<E> {
         wakes: &mut Vec<Waker>,
     ) -> Result<(), DropReason> {
         self.now = now;
-        match self.find(&segment.tuple) {
+        match self.find_recent(&segment.tuple) {
             Some(id) => self.on_flow_segment(id, segment, out, wakes),
             None => self.on_unknown_segment(segment, out),
         }

@@ -25,6 +25,8 @@ use crate::wake::Waiters;
 /// Segments one flow may emit before the next flow has its turn.
 const EMIT_BUDGET: usize = 16;
 const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
+/// Timers due this soon are queued, not filed in the wheel.
+const SOON: Duration = Duration::from_millis(2);
 
 /// All TCP of one shard: flow table, listeners, timers, and the flows that have something to emit.
 pub(crate) struct Tcp<E: Engine> {
@@ -34,9 +36,14 @@ pub(crate) struct Tcp<E: Engine> {
     pub(crate) listeners: Listeners,
     time_wait: TimeWaitTable,
     timers: TimerWheel,
+    /// Flows with a timer that is due [`SOON`], in order of time. Most of them wait for a delayed
+    /// acknowledgement: a queue spares each the way into the wheel and back.
+    soon: VecDeque<(Instant, u32)>,
     dirty: VecDeque<u32>,
     /// Flows whose timer has just fired; kept for its memory.
     due: Vec<u32>,
+    /// The flow of the last segment: the next one is often of the same.
+    recent: u32,
     half_open: usize,
     isn: IsnGenerator,
     ports: PortAllocator,
@@ -60,6 +67,8 @@ pub(crate) struct Flow<C> {
     /// Reachable through the flow table.
     listed: bool,
     dirty: bool,
+    /// In the queue of timers that are due soon.
+    soon: bool,
     /// Why the connection ended, if not by both sides' FIN.
     error: Option<io::ErrorKind>,
     /// How long the shard waits before it gives up: for the handshake, or for the FIN an orphan's
@@ -98,8 +107,10 @@ impl<E: Engine> Tcp<E> {
             listeners: Listeners::default(),
             time_wait: TimeWaitTable::new(limits.time_wait, limits.time_wait_time, key.0),
             timers: TimerWheel::new(TIMER_GRANULARITY, Instant::ZERO),
+            soon: VecDeque::new(),
             dirty: VecDeque::new(),
             due: Vec::new(),
+            recent: 0,
             half_open: 0,
             isn,
             ports,
@@ -115,6 +126,15 @@ impl<E: Engine> Tcp<E> {
         self.time_wait.poll(now);
         let mut due = std::mem::take(&mut self.due);
         self.timers.advance(now, |id| due.push(id));
+        while let Some((_, id)) = self.soon.front().copied().filter(|(at, _)| *at <= now) {
+            self.soon.pop_front();
+            // The flow may be gone meanwhile, or another one have its slot.
+            if let Some(flow) = self.flows.get_mut(id as usize)
+                && std::mem::take(&mut flow.soon)
+            {
+                due.push(id);
+            }
+        }
         for id in due.drain(..) {
             let flow = &mut self.flows[id as usize];
             let overdue = flow.deadline.is_some_and(|deadline| deadline <= now);
@@ -159,7 +179,8 @@ impl<E: Engine> Tcp<E> {
 
     /// When `advance` has something to do, if nothing else happens.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        [self.timers.next(), self.time_wait.next_timer()].into_iter().flatten().min()
+        let soon = self.soon.front().map(|(at, _)| *at);
+        [soon, self.timers.next(), self.time_wait.next_timer()].into_iter().flatten().min()
     }
 
     /// Puts this module's numbers into `stats`.
@@ -250,12 +271,21 @@ impl<E: Engine> Tcp<E> {
 
     /// Arms the timer of a flow that is not dirty for `timer`, or its deadline.
     fn schedule(&mut self, id: u32, timer: Option<Instant>) {
-        let flow = &self.flows[id as usize];
+        let flow = &mut self.flows[id as usize];
         if flow.dirty {
             return;
         }
         match [timer, flow.deadline].into_iter().flatten().min() {
             Some(at) if at <= self.now => self.mark_dirty(id),
+            // Already queued: whatever else is due is asked for when that fires.
+            Some(_) if flow.soon => {}
+            Some(at)
+                if at <= self.now + SOON
+                    && self.soon.back().is_none_or(|(last, _)| *last <= at) =>
+            {
+                flow.soon = true;
+                self.soon.push_back((at, id));
+            }
             Some(at) => self.timers.schedule(id, at),
             None => self.timers.cancel(id),
         }
@@ -273,6 +303,7 @@ impl<E: Engine> Tcp<E> {
             role,
             listed: true,
             dirty: false,
+            soon: false,
             error: None,
             patience: Some(patience),
             deadline: None,
@@ -282,6 +313,17 @@ impl<E: Engine> Tcp<E> {
         self.table.insert(&tuple, id);
         self.mark_dirty(id);
         id
+    }
+
+    /// The flow of a segment.
+    fn find_recent(&mut self, tuple: &Tuple) -> Option<u32> {
+        let recent = self.flows.get(self.recent as usize);
+        if recent.is_some_and(|flow| flow.listed && flow.connection.tuple() == tuple) {
+            return Some(self.recent);
+        }
+        let id = self.find(tuple)?;
+        self.recent = id;
+        Some(id)
     }
 
     fn find(&self, tuple: &Tuple) -> Option<u32> {

@@ -40,7 +40,7 @@ const MIN_MSS: u16 = 48;
 /// Unacknowledged data or FIN for this long ends the connection (RFC 9293 §3.8.3: R2 ≥ 100 s).
 const USER_TIMEOUT: SmolDuration = SmolDuration::from_secs(120);
 /// Delayed acknowledgement of single segments (RFC 9293 §3.8.6.3 allows up to 500 ms).
-const ACK_DELAY: SmolDuration = SmolDuration::from_millis(10);
+const ACK_DELAY: SmolDuration = SmolDuration::from_millis(1);
 /// Connections kept for reuse.
 const POOL: usize = 1024;
 
