@@ -1,4 +1,5 @@
 use std::io;
+use std::ops::AddAssign;
 use std::os::fd::BorrowedFd;
 
 use crate::{Caps, Instant, RxMeta, TxMeta};
@@ -130,6 +131,21 @@ pub struct Counters {
     pub tx_unsupported: u64,
     /// Queued frames that the device or kernel then failed to send.
     pub tx_errors: u64,
+}
+
+/// The sum over several queue pairs.
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.rx_frames += other.rx_frames;
+        self.rx_bytes += other.rx_bytes;
+        self.rx_overruns += other.rx_overruns;
+        self.rx_errors += other.rx_errors;
+        self.tx_frames += other.tx_frames;
+        self.tx_bytes += other.tx_bytes;
+        self.tx_full += other.tx_full;
+        self.tx_unsupported += other.tx_unsupported;
+        self.tx_errors += other.tx_errors;
+    }
 }
 
 /// Where the frame buffers of a queue pair are. The conformance kit checks that they always add up.

@@ -5,13 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 use std::time::Duration;
 
-use underpass_devices::{Device, Frame, Instant, MacAddr, Medium, RxChecksum, RxQueue, TxQueue};
+use underpass_devices::{
+    Caps, Device, Frame, Instant, MacAddr, Medium, RxChecksum, RxQueue, TxQueue,
+};
 
 use crate::checksum;
 use crate::config::Limits;
 use crate::icmp::{self, Echo, EchoKind, IcmpMessage, RateLimiter, Unreachable};
 use crate::isn::IsnGenerator;
 use crate::link::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Out};
+use crate::network::{MAX_INTERFACES, Network};
 use crate::output::{Outgoing, Output};
 use crate::packet::{Packet, TcpSegment, Tuple, UdpDatagram, protocol};
 use crate::ping::{EchoReply, EchoRequest, Pings};
@@ -31,7 +34,7 @@ const COUNTERS_INTERVAL: Duration = Duration::from_millis(100);
 /// Everything of one shard except its device.
 pub(crate) struct Core {
     pub(crate) now: Instant,
-    pub(crate) link: Link,
+    pub(crate) net: Network,
     pub(crate) tcp: Tcp<SmoltcpEngine>,
     pub(crate) udp: Udp,
     pub(crate) pings: Pings,
@@ -56,6 +59,7 @@ pub struct Turn {
 /// What the link layer knows of an IP packet.
 #[derive(Clone, Copy)]
 struct Arrival {
+    interface: usize,
     checksum: RxChecksum,
     src: MacAddr,
     /// Sent to a group of stations.
@@ -64,7 +68,7 @@ struct Arrival {
 
 impl Core {
     pub(crate) fn new(
-        caps: underpass_devices::Caps,
+        caps: Vec<Caps>,
         routes: Routes,
         limits: &Limits,
         random: &mut Random,
@@ -92,35 +96,45 @@ impl Core {
             ),
             errors: RateLimiter::new(limits.errors_per_second),
             counters_due: Instant::ZERO,
-            link: Link::new(caps, routes, limits.neighbors, random),
+            net: Network::new(caps, routes, limits.neighbors, random),
             wakes: Vec::new(),
             stopped: None,
         }
     }
 
-    /// One round: the frames the device has filled in, timers, frames out. The doorbell is left to
-    /// the caller.
-    pub(crate) fn turn<D: Device>(&mut self, now: Instant, device: &mut D) -> Turn {
+    /// One round: the frames the devices have filled in, timers, frames out. The doorbells are left
+    /// to the caller. `devices` has one element per interface.
+    pub(crate) fn turn<D: Device>(&mut self, now: Instant, devices: &mut [D]) -> Turn {
         self.now = now;
-        let (mut rx, mut tx) = device.split();
-        let mut received = 0;
-        while received < BURST
-            && let Some(frame) = rx.next()
-        {
-            self.on_frame(&frame, &mut tx);
-            received += 1;
+        let mut rx = heapless::Vec::<D::Rx<'_>, MAX_INTERFACES>::new();
+        let mut tx = heapless::Vec::<D::Tx<'_>, MAX_INTERFACES>::new();
+        for device in devices.iter_mut() {
+            let (receive, transmit) = device.split();
+            // The builder has made sure that there is room.
+            let _ = (rx.push(receive).is_ok(), tx.push(transmit).is_ok());
         }
-        rx.release();
+        let mut received = 0;
+        for (interface, queue) in rx.iter_mut().enumerate() {
+            let end = received + BURST;
+            while received < end
+                && let Some(frame) = queue.next()
+            {
+                self.on_frame(interface, &frame, &mut tx);
+                received += 1;
+            }
+            queue.release();
+        }
 
         self.tcp.advance(now);
-        let mut out = Out { now, link: &mut self.link, tx: &mut tx };
+        let mut out = Out { now, net: &mut self.net, tx: &mut tx };
         let tcp = &mut self.tcp;
         out.poll_neighbors(|packet| {
             if let Ok(segment) = TcpSegment::parse(*packet) {
                 tcp.on_unreachable(&segment.tuple.reversed());
             }
         });
-        while out.has_room()
+        while let Some(dst) = self.pings.next_destination()
+            && out.has_room(out.interface_to(dst).unwrap_or(0))
             && let Some(request) = self.pings.next_request()
         {
             let EchoRequest { src, dst, ident, seq, payload } = &request;
@@ -129,13 +143,15 @@ impl Core {
         }
         self.udp.emit(&mut out, &mut self.wakes);
         self.tcp.emit(now, &mut out, &mut self.wakes);
-        let drops = &mut self.link.stats.drops;
+        let drops = &mut self.net.stats.drops;
         self.reassembler.poll(now, |reason| drops.count(reason));
         drop((rx, tx));
 
-        self.link.stats.rx_frames += received as u64;
+        self.net.stats.rx_frames += received as u64;
         if now >= self.counters_due {
-            self.link.stats.device = device.counters();
+            for (link, device) in self.net.links.iter_mut().zip(devices.iter()) {
+                link.counters = device.counters();
+            }
             self.counters_due = now + COUNTERS_INTERVAL;
         }
         Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() }
@@ -153,9 +169,8 @@ impl Core {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = self.link.stats.clone();
+        let mut stats = self.net.report();
         self.tcp.report(&mut stats);
-        self.link.report(&mut stats);
         let fragments = self.reassembler.counters();
         stats.reassembled = fragments.reassembled;
         stats.drops[DropReason::FragmentDuplicate] = fragments.duplicates;
@@ -170,63 +185,68 @@ impl Core {
     /// Ends everything, because the device is gone or the stack is.
     pub(crate) fn stop(&mut self, why: String) {
         self.stopped = Some(why);
+        self.net.watchers.wake(&mut self.wakes);
         self.tcp.stop(&mut self.wakes);
         self.udp.stop(&mut self.wakes);
         self.pings.stop(&mut self.wakes);
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        [self.tcp.next_timer(), self.link.next_timer(), self.reassembler.next_timer()]
+        let links = self.net.links.iter().map(Link::next_timer);
+        [self.tcp.next_timer(), self.reassembler.next_timer()]
             .into_iter()
+            .chain(links)
             .flatten()
             .min()
     }
 
-    fn on_frame(&mut self, frame: &Frame<'_>, tx: &mut impl TxQueue) {
-        let mut out = Out { now: self.now, link: &mut self.link, tx };
-        if out.link.caps.medium == Medium::Ip {
+    fn on_frame(&mut self, interface: usize, frame: &Frame<'_>, tx: &mut [impl TxQueue]) {
+        let mut out = Out { now: self.now, net: &mut self.net, tx };
+        let caps = &out.net.links[interface].caps;
+        if caps.medium == Medium::Ip {
             let checksum = frame.meta.checksum;
-            let arrival = Arrival { checksum, src: MacAddr::default(), group: false };
+            let arrival = Arrival { interface, checksum, src: MacAddr::default(), group: false };
             return self.on_ip(frame.bytes, arrival, tx);
         }
         let Some((header, payload)) = frame.bytes.split_first_chunk::<14>() else {
-            return out.link.drop(DropReason::ShortFrame);
+            return out.net.drop(DropReason::ShortFrame);
         };
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
         let dst = MacAddr([d0, d1, d2, d3, d4, d5]);
         let src = MacAddr([s0, s1, s2, s3, s4, s5]);
-        if dst != out.link.caps.mac && !dst.is_multicast() {
-            return out.link.drop(DropReason::OtherStation);
+        if dst != caps.mac && !dst.is_multicast() {
+            return out.net.drop(DropReason::OtherStation);
         }
         match u16::from_be_bytes([t0, t1]) {
             ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => {
                 let group = dst.is_multicast();
-                self.on_ip(payload, Arrival { checksum: frame.meta.checksum, src, group }, tx);
+                let checksum = frame.meta.checksum;
+                self.on_ip(payload, Arrival { interface, checksum, src, group }, tx);
             }
-            ETHERTYPE_ARP => out.on_arp(payload),
-            _ => out.link.drop(DropReason::UnknownEtherType),
+            ETHERTYPE_ARP => out.on_arp(interface, payload),
+            _ => out.net.drop(DropReason::UnknownEtherType),
         }
     }
 
-    fn on_ip(&mut self, bytes: &[u8], arrival: Arrival, tx: &mut impl TxQueue) {
-        let mut out = Out { now: self.now, link: &mut self.link, tx };
+    fn on_ip(&mut self, bytes: &[u8], arrival: Arrival, tx: &mut [impl TxQueue]) {
+        let mut out = Out { now: self.now, net: &mut self.net, tx };
         let packet = match Packet::parse(bytes) {
             Ok(packet) => packet,
-            Err(reason) => return out.link.drop(reason),
+            Err(reason) => return out.net.drop(reason),
         };
         if packet.protocol == protocol::ICMPV6
             && packet.fragment.is_none()
             && packet.payload().first().is_some_and(|kind| crate::ndp::is_ndp(*kind))
         {
-            return out.on_ndp(packet.bytes, arrival.src);
+            return out.on_ndp(arrival.interface, packet.bytes, arrival.src);
         }
-        let routes = &out.link.routes;
+        let routes = &out.net.routes;
         if !routes.is_peer(packet.src) {
-            return out.link.drop(DropReason::BadSource);
+            return out.net.drop(DropReason::BadSource);
         }
         let unicast = routes.is_own(packet.dst);
         if !unicast && !packet.dst.is_multicast() && !routes.is_broadcast(packet.dst) {
-            return out.link.drop(DropReason::OtherHost);
+            return out.net.drop(DropReason::OtherHost);
         }
         if packet.fragment.is_none() {
             return self.on_packet(&packet, unicast, arrival, tx);
@@ -234,12 +254,12 @@ impl Core {
         let whole = match self.reassembler.insert(self.now, &packet) {
             Ok(Some(whole)) => whole,
             Ok(None) => return,
-            Err(reason) => return self.link.drop(reason),
+            Err(reason) => return self.net.drop(reason),
         };
         let arrival = Arrival { checksum: RxChecksum::Unverified, ..arrival };
         match Packet::parse(&whole) {
             Ok(packet) => self.on_packet(&packet, unicast, arrival, tx),
-            Err(reason) => self.link.drop(reason),
+            Err(reason) => self.net.drop(reason),
         }
     }
 
@@ -249,9 +269,9 @@ impl Core {
         packet: &Packet<'_>,
         unicast: bool,
         arrival: Arrival,
-        tx: &mut impl TxQueue,
+        tx: &mut [impl TxQueue],
     ) {
-        let mut out = Out { now: self.now, link: &mut self.link, tx };
+        let mut out = Out { now: self.now, net: &mut self.net, tx };
         let result = match packet.protocol {
             protocol::TCP if unicast && !arrival.group => checked_segment(packet, arrival.checksum)
                 .and_then(|segment| {
@@ -265,7 +285,7 @@ impl Core {
             }
         };
         if let Err(reason) = result {
-            self.link.drop(reason);
+            self.net.drop(reason);
         }
     }
 
@@ -273,7 +293,7 @@ impl Core {
         &mut self,
         packet: &Packet<'_>,
         arrival: Arrival,
-        tx: &mut impl TxQueue,
+        tx: &mut [impl TxQueue],
     ) -> Result<(), DropReason> {
         let datagram = UdpDatagram::parse(*packet)?;
         if !datagram.unsummed {
@@ -291,7 +311,7 @@ impl Core {
         &mut self,
         packet: &Packet<'_>,
         unicast: bool,
-        tx: &mut impl TxQueue,
+        tx: &mut [impl TxQueue],
     ) -> Result<(), DropReason> {
         match icmp::receive(packet)? {
             IcmpMessage::EchoRequest(echo) => {
@@ -299,7 +319,7 @@ impl Core {
                 if !unicast || !icmp::may_answer_echo(packet) {
                     return Err(DropReason::IcmpIgnored);
                 }
-                let mut out = Out { now: self.now, link: &mut self.link, tx };
+                let mut out = Out { now: self.now, net: &mut self.net, tx };
                 send_echo(packet.dst, packet.src, EchoKind::Reply, &echo, &mut out);
                 Ok(())
             }
@@ -330,17 +350,17 @@ impl Core {
         packet: &Packet<'_>,
         arrival: Arrival,
         why: Unreachable,
-        tx: &mut impl TxQueue,
+        tx: &mut [impl TxQueue],
     ) {
-        if !self.link.routes.is_own(packet.dst) || !icmp::may_answer_error(packet, arrival.group) {
+        if !self.net.routes.is_own(packet.dst) || !icmp::may_answer_error(packet, arrival.group) {
             return;
         }
         if !self.errors.allow(self.now) {
-            return self.link.drop(DropReason::RateLimited);
+            return self.net.drop(DropReason::RateLimited);
         }
         let len = icmp::unreachable_len(packet);
         let outgoing = Outgoing { dst: packet.src, len, checksum: None, segment: None };
-        let mut out = Out { now: self.now, link: &mut self.link, tx };
+        let mut out = Out { now: self.now, net: &mut self.net, tx };
         out.packet(outgoing, |bytes| {
             icmp::write_unreachable(bytes, packet, why);
         });

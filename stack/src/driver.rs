@@ -9,6 +9,7 @@ use std::time::{Duration, Instant as Clock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use underpass_devices::{Device, Instant, Wake};
 
+use crate::network::MAX_INTERFACES;
 use crate::shard::Shard;
 
 /// How long connections that are closing may finish after the stack is dropped.
@@ -69,19 +70,25 @@ fn sleep<D: Device>(shard: &mut Shard<D>, timeout: Option<Duration>) -> io::Resu
             tv_nsec: i64::from(t.subsec_nanos()),
         });
         let bell = PollFd::from_borrowed_fd(shared.bell().as_fd(), PollFlags::IN);
-        let slept = match shard.device_mut().wake()? {
-            Wake::Ready => Ok(0),
-            Wake::Fd(fd) => {
-                poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN), bell], timeout.as_ref())
+        let mut fds = heapless::Vec::<_, { MAX_INTERFACES + 1 }>::from_array([bell]);
+        let (mut ready, mut spin) = (false, false);
+        for device in shard.devices_mut() {
+            match device.wake()? {
+                Wake::Ready => ready = true,
+                Wake::Spin => spin = true,
+                Wake::Fd(fd) => {
+                    // The builder has made sure that there is room.
+                    let _ = fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN)).is_ok();
+                }
             }
-            Wake::Spin => {
-                std::thread::yield_now();
-                Ok(0)
+        }
+        if spin {
+            std::thread::yield_now();
+        } else if !ready {
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
-        };
-        match slept {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
         }
     }
     shared.wake_up();

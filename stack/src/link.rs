@@ -1,35 +1,38 @@
 //! The link layer: Ethernet headers, next hops, and packets that wait for a neighbour.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use underpass_devices::{
-    Caps, Instant, MacAddr, Medium, PartialChecksum, SegmentKind, Segmentation, SendError, TxMeta,
-    TxQueue,
+    Caps, Counters, Instant, MacAddr, Medium, PartialChecksum, SegmentKind, Segmentation,
+    SendError, TxMeta, TxQueue, segment,
 };
 
 use crate::arp::{self, ArpEvent};
 use crate::checksum;
-use crate::fragment::{self, FragmentIds};
+use crate::fragment;
 use crate::ndp::{self, NdpEvent};
-use crate::neighbor::{NeighborConfig, NeighborEvent, NeighborTable, Pending, Solicit};
-use crate::output::{Outgoing, Output};
+use crate::neighbor::{NeighborConfig, NeighborEvent, NeighborTable, Pending, Solicit, Source};
+use crate::network::Network;
+use crate::output::{Outgoing, Output, Segment};
 use crate::packet::Packet;
 use crate::random::Random;
-use crate::routes::Routes;
+use crate::routes::Way;
 use crate::stats::{DropReason, Stats};
 
 const ETHERNET_HEADER_LEN: usize = 14;
+/// Offset of the checksum field in a TCP header; no other protocol's is there.
+const TCP_CHECKSUM_AT: u16 = 16;
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// One shard's view of its link.
+/// One interface.
 pub(crate) struct Link {
     pub(crate) caps: Caps,
-    pub(crate) routes: Routes,
-    pub(crate) stats: Stats,
-    neighbors: NeighborTable,
-    fragment_ids: FragmentIds,
+    pub(crate) neighbors: NeighborTable,
+    /// What the device has counted, as of the last look.
+    pub(crate) counters: Counters,
 }
 
 /// Where a packet goes next.
@@ -38,40 +41,46 @@ enum Hop {
     Known(MacAddr),
     /// The MAC address of this neighbour is not known yet.
     Asked(IpAddr),
-    None,
 }
 
-/// The link together with the transmit queue, for the length of one turn.
+/// The network together with the transmit queue of each interface, for the length of one turn.
 pub(crate) struct Out<'a, T> {
     pub(crate) now: Instant,
-    pub(crate) link: &'a mut Link,
-    pub(crate) tx: &'a mut T,
+    pub(crate) net: &'a mut Network,
+    pub(crate) tx: &'a mut [T],
 }
 
 impl Link {
-    pub(crate) fn new(caps: Caps, routes: Routes, neighbors: usize, random: &mut Random) -> Self {
+    pub(crate) fn new(caps: Caps, neighbors: usize, random: &mut Random) -> Self {
         let config = NeighborConfig { max_entries: neighbors, ..NeighborConfig::default() };
         Self {
             neighbors: NeighborTable::new(config, random.bytes(), Instant::ZERO),
             caps,
-            routes,
-            stats: Stats::default(),
-            fragment_ids: FragmentIds::new(random.bytes()),
+            counters: Counters::default(),
         }
     }
 
-    pub(crate) fn drop(&mut self, reason: DropReason) {
-        self.stats.drops.count(reason);
-    }
-
-    /// Puts the neighbour table's numbers into `stats`.
+    /// Adds the numbers of the neighbour table and the device to `stats`.
     pub(crate) fn report(&self, stats: &mut Stats) {
         let counters = self.neighbors.counters();
-        stats.neighbors = self.neighbors.len();
-        stats.drops[DropReason::NeighborQueueFull] =
+        stats.neighbors += self.neighbors.len();
+        stats.drops[DropReason::NeighborQueueFull] +=
             counters.displaced + counters.refused_incomplete + counters.refused_bytes;
-        stats.drops[DropReason::UnsolicitedNeighbor] = counters.ignored;
-        stats.drops[DropReason::NeighborTableFull] = counters.full;
+        stats.drops[DropReason::UnsolicitedNeighbor] += counters.ignored;
+        stats.drops[DropReason::NeighborTableFull] += counters.full;
+        stats.device += self.counters;
+    }
+
+    /// The device takes a packet in one frame. A superframe was made for the interface its connection
+    /// began on; the route may have changed since.
+    fn takes(&self, packet: &Outgoing) -> bool {
+        let longest = match packet.segment {
+            None => Some(self.caps.mtu),
+            Some(cut) if usize::from(cut.size.get() + cut.header_len) > self.caps.mtu => None,
+            Some(_) if packet.dst.is_ipv4() => self.caps.tx_segment_tcp4,
+            Some(_) => self.caps.tx_segment_tcp6,
+        };
+        longest.is_some_and(|longest| packet.len <= longest)
     }
 
     /// When [`Out::poll_neighbors`] has something to do.
@@ -82,175 +91,231 @@ impl Link {
 
 impl<T: TxQueue> Out<'_, T> {
     /// What follows an Ethernet header of type ARP.
-    pub(crate) fn on_arp(&mut self, payload: &[u8]) {
-        let routes = &self.link.routes;
-        match arp::receive(payload, self.link.caps.mac, |ip| routes.is_own(ip.into())) {
-            ArpEvent::Learn(ip, mac, source) => self.learn(ip, mac, source),
+    pub(crate) fn on_arp(&mut self, interface: usize, payload: &[u8]) {
+        let routes = &self.net.routes;
+        let mac = self.net.links[interface].caps.mac;
+        match arp::receive(payload, mac, |ip| routes.is_own(ip.into())) {
+            ArpEvent::Learn(ip, mac, source) => self.learn(interface, ip, mac, source),
             ArpEvent::Answer { reply, learn } => {
-                self.ethernet(reply.dst, ETHERTYPE_ARP, &reply.payload);
+                self.ethernet(interface, reply.dst, ETHERTYPE_ARP, &reply.payload);
                 if let Some((ip, mac, source)) = learn {
-                    self.learn(ip, mac, source);
+                    self.learn(interface, ip, mac, source);
                 }
             }
-            ArpEvent::Conflict(..) => self.link.stats.address_conflicts += 1,
-            ArpEvent::Own => self.link.drop(DropReason::BadSource),
-            ArpEvent::Malformed => self.link.drop(DropReason::MalformedArp),
+            ArpEvent::Conflict(..) => self.net.stats.address_conflicts += 1,
+            ArpEvent::Own => self.net.drop(DropReason::BadSource),
+            ArpEvent::Malformed => self.net.drop(DropReason::MalformedArp),
         }
     }
 
     /// A neighbour discovery message: a whole IPv6 packet without extension headers.
-    pub(crate) fn on_ndp(&mut self, packet: &[u8], link_src: MacAddr) {
-        let routes = &self.link.routes;
-        match ndp::receive(packet, link_src, self.link.caps.mac, |ip| routes.is_own(ip.into())) {
-            NdpEvent::Learn(ip, mac, source) => self.learn(ip, mac, source),
-            NdpEvent::Confirm(ip) => self.link.neighbors.confirm(self.now, ip),
+    pub(crate) fn on_ndp(&mut self, interface: usize, packet: &[u8], link_src: MacAddr) {
+        let routes = &self.net.routes;
+        let link = &mut self.net.links[interface];
+        match ndp::receive(packet, link_src, link.caps.mac, |ip| routes.is_own(ip.into())) {
+            NdpEvent::Learn(ip, mac, source) => self.learn(interface, ip, mac, source),
+            NdpEvent::Confirm(ip) => link.neighbors.confirm(self.now, ip),
             NdpEvent::Answer { reply, learn } => {
-                self.ethernet(reply.dst, ETHERTYPE_IPV6, &reply.packet);
+                self.ethernet(interface, reply.dst, ETHERTYPE_IPV6, &reply.packet);
                 if let Some((ip, mac, source)) = learn {
-                    self.learn(ip, mac, source);
+                    self.learn(interface, ip, mac, source);
                 }
             }
-            NdpEvent::Conflict(_) => self.link.stats.address_conflicts += 1,
-            NdpEvent::Ignored => self.link.drop(DropReason::IcmpIgnored),
-            NdpEvent::Malformed => self.link.drop(DropReason::MalformedNdp),
+            NdpEvent::Conflict(_) => self.net.stats.address_conflicts += 1,
+            NdpEvent::Ignored => self.net.drop(DropReason::IcmpIgnored),
+            NdpEvent::Malformed => self.net.drop(DropReason::MalformedNdp),
         }
     }
 
-    /// Works off what the neighbour table has due. `lost` gets every packet whose next hop does not
-    /// answer.
+    /// Works off what the neighbour tables have due. `lost` gets every packet whose next hop does
+    /// not answer.
     pub(crate) fn poll_neighbors(&mut self, mut lost: impl FnMut(&Packet<'_>)) {
         let mut solicits = Vec::new();
-        let Link { neighbors, stats, .. } = &mut *self.link;
-        neighbors.poll(self.now, |event| match event {
-            NeighborEvent::Solicit(solicit) => solicits.push(solicit),
-            NeighborEvent::Failed { dropped, .. } => {
-                for pending in dropped {
-                    stats.drops.count(DropReason::NeighborUnreachable);
-                    if let Ok(packet) = Packet::parse(&pending.packet) {
-                        lost(&packet);
+        let Network { links, stats, .. } = &mut *self.net;
+        for (interface, link) in links.iter_mut().enumerate() {
+            link.neighbors.poll(self.now, |event| match event {
+                NeighborEvent::Solicit(solicit) => solicits.push((interface, solicit)),
+                NeighborEvent::Failed { dropped, .. } => {
+                    for pending in dropped {
+                        stats.drops.count(DropReason::NeighborUnreachable);
+                        if let Ok(packet) = Packet::parse(&pending.packet) {
+                            lost(&packet);
+                        }
                     }
                 }
-            }
-        });
-        for solicit in solicits {
-            self.solicit(solicit);
+            });
+        }
+        for (interface, solicit) in solicits {
+            self.solicit(interface, solicit);
         }
     }
 
     /// Takes in a neighbour's address, and sends what waited for it.
-    fn learn(&mut self, ip: IpAddr, mac: MacAddr, source: crate::neighbor::Source) {
-        for Pending { packet, meta } in self.link.neighbors.learn(self.now, ip, mac, source) {
+    fn learn(&mut self, interface: usize, ip: IpAddr, mac: MacAddr, source: Source) {
+        let neighbors = &mut self.net.links[interface].neighbors;
+        for Pending { packet, meta } in neighbors.learn(self.now, ip, mac, source) {
             let ether_type = ether_type_of(ip);
-            self.frame(mac, ether_type, packet.len(), meta, |slot| {
+            self.frame(interface, mac, ether_type, packet.len(), meta, |slot| {
                 slot.copy_from_slice(&packet);
             });
         }
     }
 
-    fn solicit(&mut self, solicit: Solicit) {
-        let mac = self.link.caps.mac;
-        let Some(source) = self.link.routes.source_for(solicit.ip) else {
+    fn solicit(&mut self, interface: usize, solicit: Solicit) {
+        let mac = self.net.links[interface].caps.mac;
+        let Some(source) = self.net.routes.source_on(interface, solicit.ip, solicit.ip) else {
             return;
         };
         match (source, solicit.ip) {
             (IpAddr::V4(source), IpAddr::V4(target)) => {
                 let request = arp::request(mac, source, target, solicit.unicast);
-                self.ethernet(request.dst, ETHERTYPE_ARP, &request.payload);
+                self.ethernet(interface, request.dst, ETHERTYPE_ARP, &request.payload);
             }
             (IpAddr::V6(source), IpAddr::V6(target)) => {
                 let message = ndp::solicit(mac, source, target, solicit.unicast);
-                self.ethernet(message.dst, ETHERTYPE_IPV6, &message.packet);
+                self.ethernet(interface, message.dst, ETHERTYPE_IPV6, &message.packet);
             }
             _ => {}
         }
     }
 
-    fn resolve(&mut self, dst: IpAddr) -> Hop {
-        if self.link.caps.medium == Medium::Ip {
-            return Hop::Known(MacAddr::default());
+    /// Where a packet to `dst` leaves, and to which station.
+    fn resolve(&mut self, dst: IpAddr) -> Option<(usize, Hop)> {
+        if let Some(mac) = group_mac(dst) {
+            return Some((self.net.routes.group_interface(dst)?, Hop::Known(mac)));
         }
-        match dst {
-            _ if self.link.routes.is_broadcast(dst) => return Hop::Known(MacAddr::BROADCAST),
-            IpAddr::V4(v4) if v4.is_multicast() => {
-                let [_, b, c, d] = v4.octets();
-                return Hop::Known(MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d]));
+        let Way { interface, hop } = self.net.way(dst)?;
+        let broadcast = hop == dst && self.net.routes.is_broadcast(dst);
+        let link = &mut self.net.links[interface];
+        let hop = match link.caps.medium {
+            Medium::Ip => Hop::Known(MacAddr::default()),
+            Medium::Ethernet if broadcast => Hop::Known(MacAddr::BROADCAST),
+            Medium::Ethernet => {
+                link.neighbors.lookup(self.now, hop).map_or(Hop::Asked(hop), Hop::Known)
             }
-            IpAddr::V6(v6) if v6.is_multicast() => return Hop::Known(ndp::multicast_mac(v6)),
-            _ => {}
-        }
-        match self.link.routes.next_hop(dst) {
-            None => Hop::None,
-            Some(hop) => {
-                self.link.neighbors.lookup(self.now, hop).map_or(Hop::Asked(hop), Hop::Known)
-            }
-        }
+        };
+        Some((interface, hop))
     }
 
     /// What the device is to do with a packet.
-    fn meta(&self, packet: &Outgoing) -> TxMeta {
-        let link_len = self.link.caps.header_len() as u16;
+    fn meta(&self, interface: usize, packet: &Outgoing) -> TxMeta {
+        let caps = &self.net.links[interface].caps;
+        let link_len = caps.header_len() as u16;
         TxMeta {
             checksum: packet
                 .checksum
-                .filter(|_| self.link.caps.tx_checksum)
+                .filter(|_| caps.tx_checksum)
                 .map(|checksum| PartialChecksum { start: checksum.start + link_len, ..checksum }),
-            segmentation: packet.segment.map(|segment| Segmentation {
-                kind: if packet.dst.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
-                size: segment.size,
-                header_len: segment.header_len + link_len,
-            }),
+            segmentation: packet.segment.map(|cut| segmentation(packet.dst, cut, link_len)),
         }
     }
 
     /// Keeps a packet until its next hop has answered.
-    fn wait_for_neighbor(&mut self, hop: IpAddr, packet: Box<[u8]>, meta: TxMeta) {
+    fn wait_for_neighbor(
+        &mut self,
+        interface: usize,
+        hop: IpAddr,
+        packet: Box<[u8]>,
+        meta: TxMeta,
+    ) {
         // The table counts what it refuses.
-        if let Ok(Some(solicit)) = self.link.neighbors.queue(self.now, hop, packet, meta) {
-            self.solicit(solicit);
+        let neighbors = &mut self.net.links[interface].neighbors;
+        if let Ok(Some(solicit)) = neighbors.queue(self.now, hop, packet, meta) {
+            self.solicit(interface, solicit);
         }
     }
 
-    /// A packet above the MTU that the device does not cut: IP fragments.
-    fn fragmented<R>(
+    /// A packet that the device does not take whole: a TCP segment or superframe, made for another
+    /// interface before the route changed, becomes segments that fit; any other one IP fragments.
+    fn in_pieces<R>(
         &mut self,
+        interface: usize,
         hop: Hop,
         packet: &Outgoing,
         write: impl FnOnce(&mut [u8]) -> R,
     ) -> R {
         let mut whole = vec![0; packet.len];
         let result = write(&mut whole);
-        if let Some(checksum) = packet.checksum {
-            checksum::complete(&mut whole, checksum);
-        }
-        let Ok(parsed) = Packet::parse(&whole) else {
+        let ether_type = ether_type_of(packet.dst);
+        let Some(checksum) = packet.checksum else {
+            self.fragments(interface, hop, ether_type, &whole);
             return result;
         };
-        let id = self.link.fragment_ids.next(parsed.src, parsed.dst);
-        let Ok(mut fragments) = fragment::fragment(&parsed, self.link.caps.mtu, id) else {
-            self.link.drop(DropReason::TxUnsupported);
-            return result;
-        };
-        while let Some(piece) = fragments.next() {
-            let write = |slot: &mut [u8]| piece.write(slot);
-            match hop {
-                Hop::Known(mac) => {
-                    let ether_type = ether_type_of(packet.dst);
-                    self.frame(mac, ether_type, piece.len(), TxMeta::default(), write);
-                }
-                Hop::Asked(hop) => {
-                    let mut bytes = vec![0; piece.len()].into_boxed_slice();
-                    write(&mut bytes);
-                    self.wait_for_neighbor(hop, bytes, TxMeta::default());
-                }
-                Hop::None => self.link.drop(DropReason::NoRoute),
+        if let Some(cut) = self.segments(interface, packet, &whole) {
+            let segmented = segment::segment(&whole, cut, checksum, |piece| {
+                self.fragments(interface, hop, ether_type, piece);
+            });
+            if segmented.is_err() {
+                self.net.drop(DropReason::TxUnsupported);
             }
+        } else {
+            checksum::complete(&mut whole, checksum);
+            self.fragments(interface, hop, ether_type, &whole);
         }
         result
     }
 
+    /// How a TCP packet is cut so that its segments fit an interface. `None`: it is no TCP.
+    fn segments(&self, interface: usize, packet: &Outgoing, whole: &[u8]) -> Option<Segmentation> {
+        let checksum = packet.checksum.filter(|sum| sum.offset == TCP_CHECKSUM_AT)?;
+        let tcp = whole.get(usize::from(checksum.start)..)?;
+        let header_len = checksum.start + u16::from(tcp.get(12)? >> 4) * 4;
+        let room = self.net.links[interface].caps.mtu.saturating_sub(header_len.into());
+        let room = NonZeroU16::new(u16::try_from(room).unwrap_or(u16::MAX))?;
+        let size = packet.segment.map_or(room, |cut| cut.size.min(room));
+        Some(segmentation(packet.dst, Segment { size, header_len }, 0))
+    }
+
+    /// Sends a complete packet, cut into IP fragments if it is above the MTU.
+    fn fragments(&mut self, interface: usize, hop: Hop, ether_type: u16, whole: &[u8]) {
+        let mtu = self.net.links[interface].caps.mtu;
+        if whole.len() <= mtu {
+            let write = |slot: &mut [u8]| slot.copy_from_slice(whole);
+            return self.piece(interface, hop, ether_type, whole.len(), write);
+        }
+        let Ok(parsed) = Packet::parse(whole) else {
+            return self.net.drop(DropReason::TxUnsupported);
+        };
+        let id = self.net.fragment_ids.next(parsed.src, parsed.dst);
+        let Ok(mut fragments) = fragment::fragment(&parsed, mtu, id) else {
+            return self.net.drop(DropReason::TxUnsupported);
+        };
+        while let Some(fragment) = fragments.next() {
+            let write = |slot: &mut [u8]| fragment.write(slot);
+            self.piece(interface, hop, ether_type, fragment.len(), write);
+        }
+    }
+
+    fn piece(
+        &mut self,
+        interface: usize,
+        hop: Hop,
+        ether_type: u16,
+        len: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) {
+        let meta = TxMeta::default();
+        match hop {
+            Hop::Known(mac) => {
+                let _counted = self.frame(interface, mac, ether_type, len, meta, write);
+            }
+            Hop::Asked(hop) => {
+                let mut bytes = vec![0; len].into_boxed_slice();
+                write(&mut bytes);
+                self.wait_for_neighbor(interface, hop, bytes, meta);
+            }
+        }
+    }
+
     /// Sends a small complete frame; a full queue loses it, counted.
-    fn ethernet(&mut self, dst: MacAddr, ether_type: u16, payload: &[u8]) {
-        self.frame(dst, ether_type, payload.len(), TxMeta::default(), |slot| {
+    pub(crate) fn ethernet(
+        &mut self,
+        interface: usize,
+        dst: MacAddr,
+        ether_type: u16,
+        payload: &[u8],
+    ) {
+        self.frame(interface, dst, ether_type, payload.len(), TxMeta::default(), |slot| {
             slot.copy_from_slice(payload);
         });
     }
@@ -258,15 +323,17 @@ impl<T: TxQueue> Out<'_, T> {
     /// Sends `len` bytes behind a link header. `None`: the device did not take it, which is counted.
     fn frame<R>(
         &mut self,
+        interface: usize,
         dst: MacAddr,
         ether_type: u16,
         len: usize,
         meta: TxMeta,
         write: impl FnOnce(&mut [u8]) -> R,
     ) -> Option<R> {
-        let src = self.link.caps.mac;
-        let header_len = self.link.caps.header_len();
-        let sent = self.tx.send(header_len + len, meta, |slot| {
+        let caps = &self.net.links[interface].caps;
+        let src = caps.mac;
+        let header_len = caps.header_len();
+        let sent = self.tx[interface].send(header_len + len, meta, |slot| {
             if header_len == ETHERNET_HEADER_LEN {
                 slot[0..6].copy_from_slice(&dst.0);
                 slot[6..12].copy_from_slice(&src.0);
@@ -276,11 +343,11 @@ impl<T: TxQueue> Out<'_, T> {
         });
         match sent {
             Ok(result) => {
-                self.link.stats.tx_frames += 1;
+                self.net.stats.tx_frames += 1;
                 Some(result)
             }
             Err(error) => {
-                self.link.drop(match error {
+                self.net.drop(match error {
                     SendError::Full => DropReason::TxFull,
                     SendError::Unsupported => DropReason::TxUnsupported,
                 });
@@ -291,16 +358,23 @@ impl<T: TxQueue> Out<'_, T> {
 }
 
 impl<T: TxQueue> Output for Out<'_, T> {
-    fn has_room(&self) -> bool {
-        self.tx.room() > 0
+    fn has_room(&self, interface: usize) -> bool {
+        self.tx.get(interface).is_some_and(|tx| tx.room() > 0)
+    }
+
+    fn interface_to(&self, dst: IpAddr) -> Option<usize> {
+        self.net.interface_to(dst)
     }
 
     fn packet<R>(&mut self, packet: Outgoing, write: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-        let hop = self.resolve(packet.dst);
-        if packet.len > self.link.caps.mtu && packet.segment.is_none() {
-            return Some(self.fragmented(hop, &packet, write));
+        let Some((interface, hop)) = self.resolve(packet.dst) else {
+            self.net.drop(DropReason::NoRoute);
+            return None;
+        };
+        if !self.net.links[interface].takes(&packet) {
+            return Some(self.in_pieces(interface, hop, &packet, write));
         }
-        let meta = self.meta(&packet);
+        let meta = self.meta(interface, &packet);
         let in_software = packet.checksum.filter(|_| meta.checksum.is_none());
         let write_all = |bytes: &mut [u8]| {
             let result = write(bytes);
@@ -312,19 +386,36 @@ impl<T: TxQueue> Output for Out<'_, T> {
         match hop {
             Hop::Known(mac) => {
                 let ether_type = ether_type_of(packet.dst);
-                self.frame(mac, ether_type, packet.len, meta, write_all)
+                self.frame(interface, mac, ether_type, packet.len, meta, write_all)
             }
             Hop::Asked(hop) => {
                 let mut bytes = vec![0; packet.len].into_boxed_slice();
                 let result = write_all(&mut bytes);
-                self.wait_for_neighbor(hop, bytes, meta);
+                self.wait_for_neighbor(interface, hop, bytes, meta);
                 Some(result)
             }
-            Hop::None => {
-                self.link.drop(DropReason::NoRoute);
-                None
-            }
         }
+    }
+}
+
+/// The station address of everybody, or of a multicast group (RFC 1112 §6.4, RFC 2464 §7).
+fn group_mac(dst: IpAddr) -> Option<MacAddr> {
+    match dst {
+        IpAddr::V4(v4) if v4.is_broadcast() => Some(MacAddr::BROADCAST),
+        IpAddr::V4(v4) if v4.is_multicast() => {
+            let [_, b, c, d] = v4.octets();
+            Some(MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d]))
+        }
+        IpAddr::V6(v6) if v6.is_multicast() => Some(ndp::multicast_mac(v6)),
+        _ => None,
+    }
+}
+
+fn segmentation(dst: IpAddr, segment: Segment, link_len: u16) -> Segmentation {
+    Segmentation {
+        kind: if dst.is_ipv4() { SegmentKind::Tcp4 } else { SegmentKind::Tcp6 },
+        size: segment.size,
+        header_len: segment.header_len + link_len,
     }
 }
 

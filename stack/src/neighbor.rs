@@ -320,6 +320,11 @@ impl NeighborTable {
         self.counters
     }
 
+    /// True if the MAC address of `ip` is known or asked for.
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
+        self.find(ip).is_some()
+    }
+
     /// Number of neighbours, unresolved ones included.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

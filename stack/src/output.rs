@@ -29,8 +29,11 @@ pub(crate) struct Segment {
 /// Where engines and protocols put IP packets: the link below resolves the next hop and writes the
 /// packet straight into a transmit slot.
 pub(crate) trait Output {
-    /// False if the next packet would find no slot.
-    fn has_room(&self) -> bool;
+    /// False if the next packet that leaves by `interface` would find no slot.
+    fn has_room(&self, interface: usize) -> bool;
+
+    /// The interface that packets to `dst` leave by. `None`: there is no route.
+    fn interface_to(&self, dst: IpAddr) -> Option<usize>;
 
     /// Lends `packet.len` bytes to `write`. `None`: there is no slot or no route, and `write` was not
     /// called. Every packet that is lost, here or later, is counted below.

@@ -70,6 +70,11 @@ impl Pings {
         (self.requests.len() < QUEUE).then(|| self.requests.push_back(request))
     }
 
+    /// Where the next request goes.
+    pub(crate) fn next_destination(&self) -> Option<IpAddr> {
+        self.requests.front().map(|request| request.dst)
+    }
+
     pub(crate) fn next_request(&mut self) -> Option<EchoRequest> {
         self.requests.pop_front()
     }

@@ -8,14 +8,15 @@ use underpass_devices::{Device, Instant, RxQueue, TxQueue};
 
 use crate::core::{Core, Turn};
 
-/// One queue pair and the part of the stack that runs on it.
+/// One queue pair of each interface and the part of the stack that runs on it.
 ///
 /// A shard does nothing by itself and reads no clock: whoever owns it calls [`turn`](Self::turn)
 /// with the time. [`Builder::build`](crate::Builder::build) gives it to a thread that does so as
 /// long as the stack lives; [`Builder::build_shard`](crate::Builder::build_shard) hands it out, for
 /// simulations in virtual time and for event loops of your own.
 pub struct Shard<D> {
-    device: D,
+    /// One per interface.
+    devices: Vec<D>,
     shared: Arc<Shared>,
     /// Wakers of one turn; kept for its memory.
     wakes: Vec<Waker>,
@@ -40,14 +41,14 @@ struct Bell {
 }
 
 impl<D: Device> Shard<D> {
-    pub(crate) fn new(device: D, core: Core) -> io::Result<Self> {
+    pub(crate) fn new(devices: Vec<D>, core: Core) -> io::Result<Self> {
         let (sender, receiver) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;
         receiver.set_nonblocking(true)?;
         let bell =
             Bell { rung: AtomicBool::new(false), asleep: AtomicBool::new(false), sender, receiver };
         let shared = Arc::new(Shared { core: Mutex::new(core), bell });
-        Ok(Self { device, shared, wakes: Vec::new() })
+        Ok(Self { devices, shared, wakes: Vec::new() })
     }
 
     /// One round: takes a burst of frames, runs the timers due at `now`, sends what is ready, and
@@ -62,7 +63,9 @@ impl<D: Device> Shard<D> {
 
     /// The first half of a turn: takes what has arrived, without locking out the sockets.
     pub(crate) fn fill(&mut self, now: Instant) -> io::Result<usize> {
-        self.device.split().0.fill(now)
+        self.devices
+            .iter_mut()
+            .try_fold(0, |ready, device| device.split().0.fill(now).map(|n| ready + n))
     }
 
     /// The second half of a turn. Sockets are locked out only while the core works, not during the
@@ -70,10 +73,10 @@ impl<D: Device> Shard<D> {
     pub(crate) fn round(&mut self, now: Instant) -> io::Result<Turn> {
         self.shared.bell.rung.store(false, Ordering::SeqCst);
         let mut core = self.shared.lock();
-        let turn = core.turn(now, &mut self.device);
+        let turn = core.turn(now, &mut self.devices);
         std::mem::swap(&mut core.wakes, &mut self.wakes);
         drop(core);
-        let flushed = self.device.split().1.flush(now);
+        let flushed = self.devices.iter_mut().try_for_each(|device| device.split().1.flush(now));
         for waker in self.wakes.drain(..) {
             waker.wake();
         }
@@ -85,13 +88,13 @@ impl<D: Device> Shard<D> {
         self.shared.with(|core| core.stop(error.to_string()));
     }
 
-    /// The device, for example to read a wrapper's counters.
-    pub fn device(&self) -> &D {
-        &self.device
+    /// The device of each interface, for example to read a wrapper's counters.
+    pub fn devices(&self) -> &[D] {
+        &self.devices
     }
 
-    pub(crate) fn device_mut(&mut self) -> &mut D {
-        &mut self.device
+    pub(crate) fn devices_mut(&mut self) -> &mut [D] {
+        &mut self.devices
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

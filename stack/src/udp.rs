@@ -162,11 +162,18 @@ impl Udp {
 
     /// Sends what is queued until the output is full; the rest stays.
     pub(crate) fn emit(&mut self, out: &mut impl Output, wakes: &mut Vec<Waker>) {
-        while let Some(id) = self.dirty.pop_front() {
+        // A socket whose interface is full does not hold up those that send by others.
+        for _ in 0..self.dirty.len() {
+            let Some(id) = self.dirty.pop_front() else {
+                break;
+            };
             let socket = &mut self.sockets[id as usize];
+            socket.dirty = false;
             while let Ok((ends, data)) = socket.outgoing.peek() {
-                if !out.has_room() {
-                    return self.dirty.push_front(id);
+                if !out.has_room(out.interface_to(ends.peer.ip()).unwrap_or(0)) {
+                    socket.dirty = true;
+                    self.dirty.push_back(id);
+                    break;
                 }
                 write_datagram(
                     SocketAddr::new(ends.own, socket.local.port()),
@@ -177,7 +184,6 @@ impl Udp {
                 let _sent = socket.outgoing.dequeue();
                 socket.writers.wake(wakes);
             }
-            socket.dirty = false;
         }
     }
 

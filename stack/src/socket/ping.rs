@@ -43,11 +43,11 @@ impl Ping {
                 format!("an echo request holds at most {MAX_PAYLOAD} bytes"),
             ));
         }
-        let src = self.0.stack.source_for(to)?;
-        let request =
-            EchoRequest { src, dst: to, ident: self.0.ident, seq, payload: payload.to_vec() };
         self.0.stack.shard().with(|core| {
             core.check_running()?;
+            let (_, src) = core.net.source_for(to)?;
+            let request =
+                EchoRequest { src, dst: to, ident: self.0.ident, seq, payload: payload.to_vec() };
             core.pings.send(request).ok_or_else(|| io::ErrorKind::WouldBlock.into())
         })
     }

@@ -37,12 +37,12 @@ impl TcpListener {
     /// The same, with room for `backlog` connections that nobody has accepted yet. When it is full,
     /// further SYNs go unanswered, so that peers try again (as Linux does); the stack counts them.
     pub fn bind_with_backlog(stack: &Stack, local: SocketAddr, backlog: usize) -> io::Result<Self> {
-        stack.check_local(local)?;
         if local.port() == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs a port"));
         }
         let id = stack.shard().with(|core| {
             core.check_running()?;
+            core.net.check_local(local)?;
             core.tcp.listeners.open(local, backlog)
         })?;
         Ok(Self(Arc::new(Inner { stack: stack.clone(), id, local, modes: Modes::default() })))

@@ -63,10 +63,10 @@ impl TcpStream {
         if remote.port() == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "nobody listens on port 0"));
         }
-        let local = SocketAddr::new(stack.source_for(remote.ip())?, 0);
         let (id, tuple) = stack.shard().with(|core| {
             core.check_running()?;
-            let id = core.tcp.connect(local, remote)?;
+            let (interface, source) = core.net.source_for(remote.ip())?;
+            let id = core.tcp.connect(interface, SocketAddr::new(source, 0), remote)?;
             io::Result::Ok((id, *core.tcp.flow(id).connection.tuple()))
         })?;
         Ok(Self::new(stack.clone(), id, tuple))

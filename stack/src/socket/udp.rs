@@ -27,9 +27,9 @@ impl UdpSocket {
     /// # Errors
     /// `AddrNotAvailable`: not an address of the stack. `AddrInUse`: the port is taken.
     pub fn bind(stack: &Stack, local: SocketAddr) -> io::Result<Self> {
-        stack.check_local(local)?;
         let (id, local) = stack.shard().with(|core| {
             core.check_running()?;
+            core.net.check_local(local)?;
             let id = core.udp.bind(local)?;
             io::Result::Ok((id, core.udp.socket(id).local))
         })?;
@@ -54,18 +54,18 @@ impl UdpSocket {
         data: &[u8],
         peer: SocketAddr,
     ) -> Poll<io::Result<usize>> {
-        let own = match self.0.local.ip() {
-            any if any.is_unspecified() => self.0.stack.source_for(peer.ip())?,
-            own if own.is_ipv4() == peer.is_ipv4() => own,
-            own => {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("a socket bound to {own} cannot send to {peer}"),
-                )));
-            }
-        };
         self.0.stack.shard().with(|core| {
             core.check_running()?;
+            let own = match self.0.local.ip() {
+                any if any.is_unspecified() => core.net.source_for(peer.ip())?.1,
+                own if own.is_ipv4() == peer.is_ipv4() => own,
+                own => {
+                    return Poll::Ready(Err(io::Error::new(
+                        io::ErrorKind::InvalidInput,
+                        format!("a socket bound to {own} cannot send to {peer}"),
+                    )));
+                }
+            };
             match core.udp.send(self.0.id, own, peer, data)? {
                 Some(()) => Poll::Ready(Ok(data.len())),
                 None => {

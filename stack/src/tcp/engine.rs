@@ -15,11 +15,24 @@ pub(crate) trait Engine {
     /// One connection with its buffers.
     type Connection: Connection;
 
-    /// Active open. The SYN leaves with the next `emit` and carries `isn`.
-    fn connect(&mut self, now: Instant, tuple: Tuple, isn: u32) -> Self::Connection;
+    /// Active open, for packets that leave by `interface`, whose MTU and offloads the connection
+    /// keeps to from then on. The SYN leaves with the next `emit` and carries `isn`.
+    fn connect(
+        &mut self,
+        now: Instant,
+        interface: usize,
+        tuple: Tuple,
+        isn: u32,
+    ) -> Self::Connection;
 
     /// Passive open for a SYN without ACK, RST or FIN. The SYN-ACK leaves with the next `emit`.
-    fn on_syn(&mut self, now: Instant, syn: &TcpSegment<'_>, isn: u32) -> Self::Connection;
+    fn on_syn(
+        &mut self,
+        now: Instant,
+        interface: usize,
+        syn: &TcpSegment<'_>,
+        isn: u32,
+    ) -> Self::Connection;
 
     /// A segment of this connection.
     fn on_segment(

@@ -9,8 +9,13 @@ use crate::packet::Tuple;
 use crate::tcp::engine::{Connection, Engine};
 
 impl<E: Engine> Tcp<E> {
-    /// Opens a connection from `local`, whose port may be 0.
-    pub(crate) fn connect(&mut self, local: SocketAddr, remote: SocketAddr) -> io::Result<u32> {
+    /// Opens a connection from `local`, whose port may be 0, by way of `interface`.
+    pub(crate) fn connect(
+        &mut self,
+        interface: usize,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> io::Result<u32> {
         if self.flows.len() >= self.limits.flows {
             return Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
@@ -42,7 +47,7 @@ impl<E: Engine> Tcp<E> {
         };
         let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
         let isn = self.isn.isn(self.now, tuple.local, tuple.remote);
-        let connection = self.engine.connect(self.now, tuple, isn);
+        let connection = self.engine.connect(self.now, interface, tuple, isn);
         Ok(self.insert(connection, tuple, Role::Socket, self.limits.connect_time))
     }
 

@@ -85,7 +85,9 @@ impl<E: Engine> Tcp<E> {
         let is_syn = flags.syn() && !flags.ack() && !flags.rst() && !flags.fin();
         let listener = is_syn.then(|| self.listeners.find(segment.tuple.local)).flatten();
         if let Some(listener) = listener {
-            return self.on_syn(listener, segment, previous);
+            let remote = segment.tuple.remote.ip();
+            let interface = out.interface_to(remote).ok_or(DropReason::NoRoute)?;
+            return self.on_syn(listener, interface, segment, previous);
         }
         reset::reset(segment, out);
         Err(if is_syn { DropReason::TcpClosedPort } else { DropReason::TcpNoFlow })
@@ -94,6 +96,7 @@ impl<E: Engine> Tcp<E> {
     fn on_syn(
         &mut self,
         listener: u32,
+        interface: usize,
         syn: &TcpSegment<'_>,
         previous: Option<u32>,
     ) -> Result<(), DropReason> {
@@ -113,7 +116,7 @@ impl<E: Engine> Tcp<E> {
         {
             isn = snd_nxt.wrapping_add(MAX_SEGMENT);
         }
-        let connection = self.engine.on_syn(self.now, syn, isn);
+        let connection = self.engine.on_syn(self.now, interface, syn, isn);
         if connection.state() == State::Closed {
             self.engine.recycle(connection);
             return Err(DropReason::MalformedTcp);

@@ -9,6 +9,8 @@ pub(crate) struct SmoltcpConnection {
     pub(super) set: SocketSet<'static>,
     pub(super) handle: SocketHandle,
     pub(super) tuple: Tuple,
+    /// The interface its packets leave by.
+    pub(super) interface: usize,
     /// Payload per packet on the wire: the smaller of both ends' maximum segment sizes.
     pub(super) segment_size: u16,
     pub(super) sent: Sequence,

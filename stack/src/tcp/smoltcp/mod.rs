@@ -46,35 +46,48 @@ const POOL: usize = 1024;
 
 /// The engine of one shard.
 pub(crate) struct SmoltcpEngine {
-    v4: Family,
-    v6: Family,
+    /// One per network interface, in their order.
+    families: Vec<Families>,
     send_buffer: usize,
     recv_buffer: usize,
     pool: Vec<SmoltcpConnection>,
 }
 
-impl SmoltcpEngine {
-    /// An engine for a device with `caps`; buffer sizes in bytes per connection.
-    pub(crate) fn new(caps: &Caps, send_buffer: usize, recv_buffer: usize) -> Self {
+/// Both IP versions on one network interface.
+struct Families {
+    v4: Family,
+    v6: Family,
+}
+
+impl Families {
+    fn new(caps: &Caps) -> Self {
         let limit = |frame: Option<usize>| frame.map(|f| f.min(65_535) - caps.header_len());
         Self {
             v4: Family::new(20, caps.mtu, limit(caps.tx_segment_tcp4)),
             v6: Family::new(40, caps.mtu, limit(caps.tx_segment_tcp6)),
-            send_buffer,
-            recv_buffer,
-            pool: Vec::new(),
         }
     }
+}
 
-    fn family(&mut self, address: IpAddr) -> &mut Family {
+impl SmoltcpEngine {
+    /// An engine for devices with `caps`, one per network interface; buffer sizes in bytes per
+    /// connection.
+    pub(crate) fn new(caps: &[Caps], send_buffer: usize, recv_buffer: usize) -> Self {
+        let families = caps.iter().map(Families::new).collect();
+        Self { families, send_buffer, recv_buffer, pool: Vec::new() }
+    }
+
+    fn family(&mut self, interface: usize, address: IpAddr) -> &mut Family {
+        let families = &mut self.families[interface];
         match address {
-            IpAddr::V4(_) => &mut self.v4,
-            IpAddr::V6(_) => &mut self.v6,
+            IpAddr::V4(_) => &mut families.v4,
+            IpAddr::V6(_) => &mut families.v6,
         }
     }
 
-    fn take(&mut self, tuple: Tuple) -> SmoltcpConnection {
-        let segment_size = self.family(tuple.remote.ip()).path.mss().min(DEFAULT_MSS);
+    fn take(&mut self, interface: usize, tuple: Tuple) -> SmoltcpConnection {
+        let path = &self.family(interface, tuple.remote.ip()).path;
+        let segment_size = path.mss().min(DEFAULT_MSS);
         let mut connection = self.pool.pop().unwrap_or_else(|| {
             let mut set = SocketSet::new(Vec::with_capacity(1));
             let handle = set.add(Socket::new(
@@ -85,12 +98,14 @@ impl SmoltcpEngine {
                 set,
                 handle,
                 tuple,
+                interface,
                 segment_size,
                 sent: Sequence::default(),
                 fin_end: None,
             }
         });
         connection.tuple = tuple;
+        connection.interface = interface;
         connection.segment_size = segment_size;
         connection.sent = Sequence::default();
         connection.fin_end = None;
@@ -106,9 +121,16 @@ impl SmoltcpEngine {
 impl Engine for SmoltcpEngine {
     type Connection = SmoltcpConnection;
 
-    fn connect(&mut self, now: Instant, tuple: Tuple, isn: u32) -> SmoltcpConnection {
-        let mut connection = self.take(tuple);
-        let mut seeded = self.family(tuple.remote.ip()).path.interface(now, smoltcp_seed(isn));
+    fn connect(
+        &mut self,
+        now: Instant,
+        interface: usize,
+        tuple: Tuple,
+        isn: u32,
+    ) -> SmoltcpConnection {
+        let mut connection = self.take(interface, tuple);
+        let path = &self.family(interface, tuple.remote.ip()).path;
+        let mut seeded = path.interface(now, smoltcp_seed(isn));
         // The shard has checked that both ends are unicast addresses of one version with ports.
         let result =
             connection.socket_mut().connect(seeded.context(), tuple.remote, endpoint(tuple.local));
@@ -116,11 +138,17 @@ impl Engine for SmoltcpEngine {
         connection
     }
 
-    fn on_syn(&mut self, now: Instant, syn: &TcpSegment<'_>, isn: u32) -> SmoltcpConnection {
-        let mut connection = self.take(syn.tuple);
+    fn on_syn(
+        &mut self,
+        now: Instant,
+        interface: usize,
+        syn: &TcpSegment<'_>,
+        isn: u32,
+    ) -> SmoltcpConnection {
+        let mut connection = self.take(interface, syn.tuple);
         let listening = connection.socket_mut().listen(endpoint(syn.tuple.local));
         debug_assert_eq!(listening, Ok(()));
-        let path = &self.family(syn.tuple.remote.ip()).path;
+        let path = &self.family(interface, syn.tuple.remote.ip()).path;
         let mut seeded = path.interface(now, smoltcp_seed(isn));
         path.ingress(&mut seeded, now, &mut connection, syn, &mut phy::Nowhere);
         connection
@@ -137,7 +165,7 @@ impl Engine for SmoltcpEngine {
         // fills the sender's whole window.
         let coalesced = segment.data_len > usize::from(connection.segment_size);
         connection.socket_mut().set_ack_delay((!coalesced).then_some(ACK_DELAY));
-        let family = self.family(connection.tuple.remote.ip());
+        let family = self.family(connection.interface, connection.tuple.remote.ip());
         family.path.ingress(&mut family.interface, now, connection, segment, out);
     }
 
@@ -151,12 +179,12 @@ impl Engine for SmoltcpEngine {
         // smoltcp counts idle time towards this timeout, so it is on only while an answer is due.
         let waiting = connection.send_queue() > 0 || connection.state() == State::Closing;
         connection.socket_mut().set_timeout(waiting.then_some(USER_TIMEOUT));
-        let family = self.family(connection.tuple.remote.ip());
+        let family = self.family(connection.interface, connection.tuple.remote.ip());
         family.path.egress(&mut family.interface, now, connection, budget, out)
     }
 
     fn next_timer(&mut self, now: Instant, connection: &SmoltcpConnection) -> Option<Instant> {
-        let family = self.family(connection.tuple.remote.ip());
+        let family = self.family(connection.interface, connection.tuple.remote.ip());
         path::next_poll(&mut family.interface, now, connection)
     }
 

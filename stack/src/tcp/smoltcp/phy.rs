@@ -28,6 +28,7 @@ pub(super) struct Phy<'a, O> {
 
 pub(super) struct TxState<'a, O> {
     out: &'a mut O,
+    interface: usize,
     headers: Headers<'a>,
     pub(super) sent: Sequence,
     /// The last packet held as much data as one may.
@@ -60,6 +61,7 @@ impl<'a, O: Output> TxState<'a, O> {
                 dst: connection.map_or(UNSPECIFIED, |c| c.tuple.remote.ip()),
                 segment_size: connection.map_or(DEFAULT_MSS, |c| c.segment_size),
             },
+            interface: connection.map_or(0, |c| c.interface),
             sent: connection.map_or(Sequence::default(), |c| c.sent),
             filled: false,
             starved: false,
@@ -139,7 +141,7 @@ impl<'o, O: Output> phy::Device for Phy<'o, O> {
     }
 
     fn transmit(&mut self, _: SmolInstant) -> Option<TxToken<'_, 'o, O>> {
-        if self.tx.out.has_room() {
+        if self.tx.out.has_room(self.tx.interface) {
             Some(TxToken(&mut self.tx))
         } else {
             self.tx.starved = true;
@@ -190,8 +192,12 @@ impl<O: Output> phy::TxToken for TxToken<'_, '_, O> {
 pub(super) struct Nowhere;
 
 impl Output for Nowhere {
-    fn has_room(&self) -> bool {
+    fn has_room(&self, _: usize) -> bool {
         false
+    }
+
+    fn interface_to(&self, _: IpAddr) -> Option<usize> {
+        None
     }
 
     fn packet<R>(&mut self, _: Outgoing, _: impl FnOnce(&mut [u8]) -> R) -> Option<R> {

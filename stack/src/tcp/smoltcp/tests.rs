@@ -29,8 +29,12 @@ impl Wire {
 }
 
 impl Output for Wire {
-    fn has_room(&self) -> bool {
+    fn has_room(&self, _: usize) -> bool {
         self.room > 0
+    }
+
+    fn interface_to(&self, _: IpAddr) -> Option<usize> {
+        Some(0)
     }
 
     fn packet<R>(&mut self, packet: Outgoing, write: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
@@ -60,7 +64,7 @@ fn tuple(v6: bool) -> Tuple {
 }
 
 fn engine(caps: &Caps) -> SmoltcpEngine {
-    SmoltcpEngine::new(caps, 256 * 1024, 256 * 1024)
+    SmoltcpEngine::new(std::slice::from_ref(caps), 256 * 1024, 256 * 1024)
 }
 
 fn caps() -> Caps {
@@ -71,10 +75,10 @@ fn caps() -> Caps {
 fn handshake(caps: &Caps, v6: bool) -> [(SmoltcpEngine, super::SmoltcpConnection); 2] {
     let now = Instant::ZERO;
     let (mut client, mut server, mut wire) = (engine(caps), engine(caps), Wire::new());
-    let mut near = client.connect(now, tuple(v6), 1000);
+    let mut near = client.connect(now, 0, tuple(v6), 1000);
     client.emit(now, &mut near, 4, &mut wire);
     let (_, syn) = wire.one();
-    let mut far = server.on_syn(now, &segment(&syn), 2000);
+    let mut far = server.on_syn(now, 0, &segment(&syn), 2000);
     server.emit(now, &mut far, 4, &mut wire);
     let (_, syn_ack) = wire.one();
     client.on_segment(now, &mut near, &segment(&syn_ack), &mut wire);
@@ -92,7 +96,7 @@ fn syns_carry_the_wanted_sequence_numbers_and_the_real_segment_size() {
     {
         for isn in [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
             let (mut client, mut server, mut wire) = (engine(&caps), engine(&caps), Wire::new());
-            let mut near = client.connect(Instant::ZERO, tuple(v6), isn);
+            let mut near = client.connect(Instant::ZERO, 0, tuple(v6), isn);
             assert_eq!(near.state(), State::SynSent);
             let emitted = client.emit(Instant::ZERO, &mut near, 4, &mut wire);
             assert!(matches!(emitted, Emitted::Until(Some(timer)) if timer > Instant::ZERO));
@@ -102,7 +106,7 @@ fn syns_carry_the_wanted_sequence_numbers_and_the_real_segment_size() {
             assert_eq!((syn.seq, syn.mss()), (isn, Some(mss)));
             assert_eq!(near.sequence().snd_nxt, isn.wrapping_add(1));
 
-            let mut far = server.on_syn(Instant::ZERO, &syn, !isn);
+            let mut far = server.on_syn(Instant::ZERO, 0, &syn, !isn);
             assert_eq!(far.state(), State::SynReceived);
             server.emit(Instant::ZERO, &mut far, 4, &mut wire);
             let (_, syn_ack) = wire.one();
@@ -162,7 +166,7 @@ fn a_recycled_connection_starts_afresh() {
     near.send(|space| (space.len(), ())).unwrap();
     client.recycle(near);
     let mut wire = Wire::new();
-    let mut again = client.connect(Instant::ZERO, tuple(true), 5);
+    let mut again = client.connect(Instant::ZERO, 0, tuple(true), 5);
     assert_eq!((again.send_queue(), again.recv_queue(), again.state()), (0, 0, State::SynSent));
     client.emit(Instant::ZERO, &mut again, 4, &mut wire);
     assert_eq!(segment(&wire.one().1).seq, 5);

@@ -1,0 +1,129 @@
+//! Everything below the transport protocols: interfaces, addresses, routes, and the counters of what
+//! is lost on the way.
+
+mod changes;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::task::Waker;
+
+use underpass_devices::Caps;
+
+use crate::fragment::FragmentIds;
+use crate::link::Link;
+use crate::random::Random;
+use crate::routes::{Routes, Way, is_link_local};
+use crate::stats::{DropReason, Stats};
+use crate::wake::Waiters;
+
+pub use changes::AddressError;
+pub(crate) use changes::check_address;
+
+/// Interfaces of one stack; a shard lists their queues on its own stack, without an allocation.
+pub(crate) const MAX_INTERFACES: usize = 8;
+
+/// The network as one shard sees it.
+pub(crate) struct Network {
+    /// One per interface, in the order of the builder. Never empty.
+    pub(crate) links: Vec<Link>,
+    pub(crate) routes: Routes,
+    pub(crate) stats: Stats,
+    pub(crate) fragment_ids: FragmentIds,
+    /// Addresses or routes are not what they were when the watchers were last woken.
+    changed: bool,
+    /// Whoever waits for an address.
+    pub(crate) watchers: Waiters,
+}
+
+impl Network {
+    /// One interface per element of `caps`.
+    pub(crate) fn new(
+        caps: Vec<Caps>,
+        routes: Routes,
+        neighbors: usize,
+        random: &mut Random,
+    ) -> Self {
+        Self {
+            links: caps.into_iter().map(|caps| Link::new(caps, neighbors, random)).collect(),
+            routes,
+            stats: Stats::default(),
+            fragment_ids: FragmentIds::new(random.bytes()),
+            changed: false,
+            watchers: Waiters::default(),
+        }
+    }
+
+    /// Wakes whoever waits for an address, if there is news.
+    pub(crate) fn wake_watchers(&mut self, wakes: &mut Vec<Waker>) {
+        if std::mem::take(&mut self.changed) {
+            self.watchers.wake(wakes);
+        }
+    }
+
+    pub(crate) fn drop(&mut self, reason: DropReason) {
+        self.stats.drops.count(reason);
+    }
+
+    /// The counters, those of the neighbour tables and devices included.
+    pub(crate) fn report(&self) -> Stats {
+        let mut stats = self.stats.clone();
+        for link in &self.links {
+            link.report(&mut stats);
+        }
+        stats
+    }
+
+    /// The way of a packet to a single station. A link-local address does not say which link it is
+    /// on: it is the one where that neighbour is known, else the first.
+    pub(crate) fn way(&self, dst: IpAddr) -> Option<Way> {
+        if is_link_local(dst) {
+            let known = self.links.iter().position(|link| link.neighbors.contains(dst));
+            let interface = known.or_else(|| self.routes.lookup(dst).map(|way| way.interface));
+            return Some(Way { interface: interface.unwrap_or(0), hop: dst });
+        }
+        self.routes.lookup(dst)
+    }
+
+    /// The interface that packets to `dst` leave by, whether it is a station or a group.
+    pub(crate) fn interface_to(&self, dst: IpAddr) -> Option<usize> {
+        if dst.is_multicast() || self.routes.is_broadcast(dst) {
+            return self.routes.group_interface(dst);
+        }
+        self.way(dst).map(|way| way.interface)
+    }
+
+    /// An address sockets may bind to: one of ours, or the unspecified one.
+    pub(crate) fn check_local(&self, address: SocketAddr) -> io::Result<()> {
+        if address.ip().is_unspecified() || self.routes.is_own(address.ip()) {
+            return Ok(());
+        }
+        let own: Vec<String> =
+            self.routes.addresses().iter().map(|own| own.net.addr().to_string()).collect();
+        let own = if own.is_empty() { "none yet".to_owned() } else { own.join(", ") };
+        Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            format!("{} is not an address of this stack (it has {own})", address.ip()),
+        ))
+    }
+
+    /// The interface and the address to talk to the station `remote` from.
+    pub(crate) fn source_for(&self, remote: IpAddr) -> io::Result<(usize, IpAddr)> {
+        if !self.routes.is_peer(remote) {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                format!("{remote} is not the address of another station"),
+            ));
+        }
+        let unreachable = |why: &str| {
+            let why = format!("no route to {remote}: {why}");
+            Err(io::Error::new(io::ErrorKind::NetworkUnreachable, why))
+        };
+        let Some(way) = self.way(remote) else {
+            return unreachable("it is on no connected network and there is no gateway");
+        };
+        match self.routes.source_on(way.interface, remote, way.hop) {
+            Some(source) => Ok((way.interface, source)),
+            None => unreachable("the stack has no address of that IP version and scope"),
+        }
+    }
+}

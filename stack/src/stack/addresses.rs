@@ -1,0 +1,82 @@
+//! Addresses and routes of a stack that runs.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::Stack;
+use crate::block::{Mode, wait};
+use crate::core::Core;
+use crate::network::AddressError;
+use crate::routes::{Address, Route};
+
+impl Stack {
+    /// The stack's addresses as they are now, those made by itself included.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.shard().with(|core| core.net.routes.addresses().to_vec())
+    }
+
+    /// The stack's routes as they are now, those to connected networks included, in the order in
+    /// which they are tried.
+    pub fn routes(&self) -> Vec<Route> {
+        self.shard().with(|core| core.net.routes.all().collect())
+    }
+
+    /// Gives an interface, counted from 0 in the order of the builder, one more address, to be used
+    /// at once.
+    pub fn add_address(&self, interface: usize, address: IpNet) -> Result<(), AddressError> {
+        self.change(|core| core.net.add_address(interface, address))
+    }
+
+    /// Takes an address away. Connections from it are not ended: they hear nothing any more.
+    pub fn remove_address(&self, address: IpAddr) -> Result<(), AddressError> {
+        self.change(|core| core.net.remove_address(address))
+    }
+
+    /// Adds a route. Its gateway must be on a connected network of its interface.
+    pub fn add_route(&self, route: Route) -> Result<(), AddressError> {
+        self.change(|core| core.net.add_route(route))
+    }
+
+    /// Takes away a route that was added, or given to the builder.
+    pub fn remove_route(&self, route: &Route) -> Result<(), AddressError> {
+        self.change(|core| core.net.remove_route(route))
+    }
+
+    /// Waits until the stack has an address to use, other than a link-local one it made itself.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub async fn configured(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_configured(cx)).await
+    }
+
+    /// The same on a thread of one's own, for at most `timeout`; then `TimedOut`.
+    pub fn wait_configured(&self, timeout: Duration) -> io::Result<()> {
+        wait(Mode::Blocking(Some(timeout)), |cx| self.poll_configured(cx))
+    }
+
+    /// The same, for a future of one's own.
+    pub fn poll_configured(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shard().with(|core| {
+            core.check_running()?;
+            if core.net.is_configured() {
+                return Poll::Ready(Ok(()));
+            }
+            core.net.watchers.add(cx.waker());
+            Poll::Pending
+        })
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Core) -> R) -> R {
+        self.shard().with(|core| {
+            let result = change(core);
+            core.net.wake_watchers(&mut core.wakes);
+            result
+        })
+    }
+}
