@@ -35,6 +35,8 @@ pub struct Limits {
     pub reassembly_datagrams: usize,
     /// Their bytes.
     pub reassembly_bytes: usize,
+    /// Sleeps and time limits of tasks ([`Stack::sleep`](crate::Stack::sleep)) at a time.
+    pub sleeps: usize,
     /// ICMP errors sent per second.
     pub errors_per_second: u32,
 }
@@ -57,6 +59,7 @@ impl Default for Limits {
             neighbors: 4096,
             reassembly_datagrams: 64,
             reassembly_bytes: 1 << 20,
+            sleeps: 65_536,
             errors_per_second: 1000,
         }
     }

@@ -22,6 +22,7 @@ use crate::ports::PortAllocator;
 use crate::random::Random;
 use crate::reassembly::{Reassembler, ReassemblyConfig};
 use crate::routes::Routes;
+use crate::sleep::Sleeps;
 use crate::stats::{DropReason, Stats};
 use crate::tcp::{HashKey, SmoltcpEngine, Tcp};
 use crate::udp::Udp;
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) tcp: Tcp<SmoltcpEngine>,
     pub(crate) udp: Udp,
     pub(crate) pings: Pings,
+    pub(crate) sleeps: Sleeps,
     reassembler: Reassembler,
     errors: RateLimiter,
     counters_due: Instant,
@@ -86,6 +88,7 @@ impl Core {
             ),
             udp: Udp::new(limits.clone(), random.u16()),
             pings: Pings::default(),
+            sleeps: Sleeps::new(limits.sleeps),
             reassembler: Reassembler::new(
                 ReassemblyConfig {
                     max_datagrams: limits.reassembly_datagrams,
@@ -126,6 +129,7 @@ impl Core {
         }
 
         self.tcp.advance(now);
+        self.sleeps.turn(now, &mut self.wakes);
         let mut out = Out { now, net: &mut self.net, tx: &mut tx };
         let tcp = &mut self.tcp;
         out.poll_neighbors(|packet| {
@@ -177,9 +181,12 @@ impl Core {
         stats
     }
 
-    /// Something waits to be sent.
+    /// Something waits to be sent, or a sleep to be armed.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.tcp.is_dirty() || self.udp.is_dirty() || self.pings.is_dirty()
+        self.tcp.is_dirty()
+            || self.udp.is_dirty()
+            || self.pings.is_dirty()
+            || self.sleeps.is_dirty()
     }
 
     /// Ends everything, because the device is gone or the stack is.
@@ -189,11 +196,12 @@ impl Core {
         self.tcp.stop(&mut self.wakes);
         self.udp.stop(&mut self.wakes);
         self.pings.stop(&mut self.wakes);
+        self.sleeps.stop(&mut self.wakes);
     }
 
     fn next_timer(&self) -> Option<Instant> {
         let links = self.net.links.iter().map(Link::next_timer);
-        [self.tcp.next_timer(), self.reassembler.next_timer()]
+        [self.tcp.next_timer(), self.reassembler.next_timer(), self.sleeps.next_timer()]
             .into_iter()
             .chain(links)
             .flatten()
