@@ -221,6 +221,6 @@ impl TxQueue for MemoryTx {
 }
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod queue_tests;
+#[cfg(test)]
+mod tests;

@@ -238,7 +238,10 @@ mod tests {
                 counts[steering.queue_of(client, server)] += 1;
             }
             let fair = 10_000 / queues;
-            assert!(counts.iter().all(|n| (fair * 9 / 10..fair * 11 / 10).contains(n)), "{counts:?}");
+            assert!(
+                counts.iter().all(|n| (fair * 9 / 10..fair * 11 / 10).contains(n)),
+                "{counts:?}"
+            );
         }
     }
 }
