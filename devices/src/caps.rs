@@ -1,4 +1,4 @@
-use crate::{MacAddr, SegmentKind, TxMeta};
+use crate::{FlowHash, MacAddr, SegmentKind, TxMeta};
 
 /// Longest superframe of the devices in memory: an Ethernet header and the longest IP packet.
 pub(crate) const MAX_SUPERFRAME: usize = 14 + 65_535;
@@ -31,6 +31,11 @@ pub struct Caps {
     pub tx_segment_tcp6: Option<usize>,
     /// Received frames may be longer than the MTU (coalesced by the sender, kernel or NIC).
     pub rx_coalesced: bool,
+    /// The hash by which the device, as one queue of several, puts received frames on queues: the
+    /// queue of a frame is the hash of its flow modulo the number of queues
+    /// ([`Steering`](crate::Steering)). `None`: a single queue, or nobody can tell which queue a
+    /// flow will be on.
+    pub steering: Option<FlowHash>,
 }
 
 impl Caps {
@@ -44,6 +49,7 @@ impl Caps {
             tx_segment_tcp4: None,
             tx_segment_tcp6: None,
             rx_coalesced: false,
+            steering: None,
         }
     }
 

@@ -9,7 +9,8 @@
 //!   memory allows, and [`SimDevice`], two ends of a simulated link in virtual time;
 //! - the devices around a device: [`Fault`] loses and damages frames, [`Pcap`] writes them to a
 //!   capture file, [`Trace`] logs them, and [`Hooked`] does whatever your [`Hook`] says;
-//! - [`segment`], offloads carried out in software;
+//! - [`segment`], offloads carried out in software, and [`Steering`], which tells the queue of a
+//!   flow where there are several;
 //! - `conformance`, the kit that every device must pass (feature `conformance`).
 //!
 //! Devices backed by a kernel object live in `underpass-drivers`.
@@ -29,6 +30,7 @@ mod meta;
 mod pcap;
 pub mod segment;
 mod sim;
+mod steering;
 mod summary;
 mod time;
 mod trace;
@@ -42,6 +44,7 @@ pub use memory::{MemoryConfig, MemoryDevice, MemoryRx, MemoryTx};
 pub use meta::{PartialChecksum, RxChecksum, RxMeta, SegmentKind, Segmentation, TxMeta};
 pub use pcap::{Pcap, PcapHook};
 pub use sim::{LinkConfig, LinkStats, SimDevice, SimLink, SimRx, SimTx};
+pub use steering::{FlowHash, SOFTWARE_HASH_FACTORS, Steering, software_hash};
 pub use summary::FrameSummary;
 pub use time::Instant;
 pub use trace::{Trace, TraceHook};

@@ -1,21 +1,21 @@
-//! Two devices joined in memory.
+//! Devices joined in memory: two, or two times several queues.
 
-mod line;
+mod mesh;
 
 use std::io;
 
 use crate::caps::MAX_SUPERFRAME;
 use crate::{
-    Buffers, Caps, Counters, Device, Frame, Instant, MacAddr, RxMeta, RxQueue, SendError, TxMeta,
-    TxQueue, Wake,
+    Buffers, Caps, Counters, Device, FlowHash, Frame, Instant, MacAddr, Medium, RxMeta, RxQueue,
+    SendError, Steering, TxMeta, TxQueue, Wake,
 };
 
-use self::line::{Receiver, Sender, line};
+use self::mesh::{Receiver, Sender, mesh};
 
 /// How the two ends of a memory link are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Frame buffers of each direction; at least one.
+    /// Frame buffers of each direction and sending queue; at least one.
     pub slots: usize,
     /// Largest IP packet in one frame, in bytes.
     pub mtu: usize,
@@ -42,6 +42,10 @@ impl MemoryConfig {
     fn caps(&self, mac: MacAddr) -> Caps {
         let caps = Caps::ethernet(mac, self.mtu);
         if self.offloads { caps.with_offloads(MAX_SUPERFRAME) } else { caps }
+    }
+
+    fn slot_len(&self) -> usize {
+        self.caps(self.macs[0]).max_tx_frame()
     }
 }
 
@@ -77,7 +81,7 @@ pub struct MemoryDevice {
 /// The receive half of a [`MemoryDevice`].
 #[derive(Debug)]
 pub struct MemoryRx {
-    line: Receiver,
+    mesh: Receiver,
     counters: Counters,
 }
 
@@ -85,24 +89,48 @@ pub struct MemoryRx {
 #[derive(Debug)]
 pub struct MemoryTx {
     caps: Caps,
-    line: Sender,
+    steering: Steering,
+    mesh: Sender,
     counters: Counters,
 }
 
 impl MemoryDevice {
     /// Both ends of a new link.
     pub fn pair(config: MemoryConfig) -> (Self, Self) {
+        let (mut a, mut b) = Self::pair_queues(config, 1);
+        (a.remove(0), b.remove(0))
+    }
+
+    /// Both ends of a new link, each with `queues` queues (at least one): any queue can send to all
+    /// queues of the other end, and which of them receives a frame is told by its flow
+    /// ([`FlowHash::Software`]). Nothing is lost on the way, and frames of one flow sent by one
+    /// queue stay in order.
+    pub fn pair_queues(config: MemoryConfig, queues: usize) -> (Vec<Self>, Vec<Self>) {
+        let queues = queues.max(1);
         let [mac_a, mac_b] = config.macs;
-        let slot_len = config.caps(mac_a).max_tx_frame();
-        let slots = config.slots.max(1);
-        let (tx_a, rx_b) = line(slots, slot_len);
-        let (tx_b, rx_a) = line(slots, slot_len);
-        let end = |mac, rx, tx| Self {
-            caps: config.caps(mac),
-            rx: MemoryRx { line: rx, counters: Counters::default() },
-            tx: MemoryTx { caps: config.caps(mac), line: tx, counters: Counters::default() },
+        let [slots, slot_len] = [config.slots.max(1), config.slot_len()];
+        let (tx_a, rx_b) = mesh(queues, slots, slot_len);
+        let (tx_b, rx_a) = mesh(queues, slots, slot_len);
+        let end = |mac, rx: Vec<Receiver>, tx: Vec<Sender>| {
+            let steering = (queues > 1).then_some(FlowHash::Software);
+            let caps = Caps { steering, ..config.caps(mac) };
+            let both = rx.into_iter().zip(tx);
+            both.map(|(rx, tx)| Self::new(caps.clone(), rx, tx, queues)).collect()
         };
         (end(mac_a, rx_a, tx_a), end(mac_b, rx_b, tx_b))
+    }
+
+    fn new(caps: Caps, rx: Receiver, tx: Sender, queues: usize) -> Self {
+        Self {
+            rx: MemoryRx { mesh: rx, counters: Counters::default() },
+            tx: MemoryTx {
+                caps: caps.clone(),
+                steering: Steering::new(FlowHash::Software, queues),
+                mesh: tx,
+                counters: Counters::default(),
+            },
+            caps,
+        }
     }
 }
 
@@ -119,7 +147,7 @@ impl Device for MemoryDevice {
     }
 
     fn wake(&mut self) -> io::Result<Wake<'_>> {
-        self.rx.line.wake()
+        self.rx.mesh.wake()
     }
 
     fn counters(&self) -> Counters {
@@ -131,7 +159,7 @@ impl Device for MemoryDevice {
     }
 
     fn buffers(&self) -> Buffers {
-        let (rx, tx) = (&self.rx.line, &self.tx.line);
+        let (rx, tx) = (&self.rx.mesh, &self.tx.mesh);
         Buffers {
             rx_total: rx.total(),
             rx_free: rx.free(),
@@ -146,24 +174,24 @@ impl Device for MemoryDevice {
 
 impl RxQueue for MemoryRx {
     fn fill(&mut self, _now: Instant) -> io::Result<usize> {
-        self.line.fill()
+        self.mesh.fill()
     }
 
     fn next(&mut self) -> Option<Frame<'_>> {
-        let frame = self.line.next()?;
+        let frame = self.mesh.next()?;
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.bytes.len() as u64;
         Some(frame)
     }
 
     fn release(&mut self) {
-        self.line.release();
+        self.mesh.release();
     }
 }
 
 impl TxQueue for MemoryTx {
     fn room(&self) -> usize {
-        self.line.room()
+        self.mesh.room()
     }
 
     fn send<R>(
@@ -176,7 +204,8 @@ impl TxQueue for MemoryTx {
             self.counters.tx_unsupported += 1;
             return Err(SendError::Unsupported);
         }
-        let Some(value) = self.line.send(len, RxMeta::from(meta), write) else {
+        let choose = |frame: &[u8]| self.steering.queue_of_frame(Medium::Ethernet, frame);
+        let Some(value) = self.mesh.send(len, RxMeta::from(meta), write, choose) else {
             self.counters.tx_full += 1;
             return Err(SendError::Full);
         };
@@ -186,10 +215,12 @@ impl TxQueue for MemoryTx {
     }
 
     fn flush(&mut self, _now: Instant) -> io::Result<()> {
-        self.counters.tx_errors += self.line.flush() as u64;
+        self.counters.tx_errors += self.mesh.flush() as u64;
         Ok(())
     }
 }
 
+#[cfg(test)]
+mod queue_tests;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use underpass_devices::conformance::{self, Case, DevicePeer, Harness, Report};
+use underpass_devices::conformance::{self, Case, DevicePeer, Harness, Peer, Report};
 use underpass_devices::{
     Device, Fault, FaultConfig, LinkConfig, MemoryConfig, MemoryDevice, Pcap, SimDevice, SimLink,
     Trace,
@@ -130,5 +130,59 @@ fn simulated_link() {
         println!("{report}");
         assert_eq!(report.passed.contains(&Case::Offloads), config.offloads);
         assert!(report.skipped.iter().any(|(case, _)| *case == Case::WakeAfterIdle));
+    }
+}
+
+/// The first of three queues, which receives from a chosen queue of the other end: probes belong to
+/// no flow, so they all go to the first queue.
+struct Queue {
+    sender: usize,
+    near: Vec<MemoryDevice>,
+    far: Far,
+}
+
+/// All queues of the other end.
+struct Far {
+    sender: usize,
+    queues: Vec<DevicePeer<MemoryDevice>>,
+}
+
+impl Queue {
+    fn new(sender: usize) -> Self {
+        let config = MemoryConfig { slots: 16, ..PLAIN() };
+        let (near, far) = MemoryDevice::pair_queues(config, 3);
+        let queues = far.into_iter().map(DevicePeer::new).collect();
+        Self { sender, near, far: Far { sender, queues } }
+    }
+}
+
+impl Peer for Far {
+    fn send(&mut self, frame: &[u8]) -> io::Result<bool> {
+        self.queues[self.sender].send(frame)
+    }
+
+    fn recv(&mut self, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
+        self.queues[0].recv(timeout)
+    }
+}
+
+impl Harness for Queue {
+    type Device = MemoryDevice;
+    type Peer = Far;
+
+    fn parts(&mut self) -> (&mut MemoryDevice, &mut Far) {
+        (&mut self.near[0], &mut self.far)
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        *self = Self::new(self.sender);
+        Ok(())
+    }
+}
+
+#[test]
+fn memory_queues() {
+    for sender in 0..3 {
+        println!("{}", conformance::run(&mut Queue::new(sender)).unwrap());
     }
 }

@@ -91,6 +91,27 @@ impl AnyDevice {
         }
     }
 
+    /// Opens a device as `queues` queue pairs (at least one), which share what it receives by flow.
+    /// [`Caps::steering`] says whether it is known how.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_queues(spec: &Spec, queues: usize) -> Result<Vec<Self>, OpenError> {
+        match spec {
+            #[cfg(feature = "tap")]
+            Spec::Tap { name, config } => {
+                let devices = TapDevice::open_queues(name, config, queues)?;
+                Ok(devices.into_iter().map(Self::Tap).collect())
+            }
+            #[cfg(feature = "packet")]
+            Spec::Packet { name, config } => {
+                let devices = PacketDevice::open_queues(name, config, queues)?;
+                Ok(devices.into_iter().map(Self::Packet).collect())
+            }
+            Spec::Memory(_) => Self::open(spec).map(|device| vec![device]),
+        }
+    }
+
     /// Both ends of a link in memory.
     pub fn memory_pair(config: MemoryConfig) -> (Self, Self) {
         let (a, b) = MemoryDevice::pair(config);

@@ -17,10 +17,14 @@
 //! 6.18) that makes 882 us with V3 and 24 us with V2, so this driver uses V2. Its slots of 68 KiB
 //! hold a superframe; larger ones (BIG TCP) are truncated by the kernel and counted as `rx_errors`.
 //!
+//! **Queues.** [`PacketDevice::open_queues`] makes several sockets share the interface, each frame for
+//! one of them: a BPF program in the kernel spreads the flows by a hash that the stack knows.
+//!
 //! **VLAN.** The kernel takes the tag out of a received frame; the driver puts it back in.
 //!
 //! Sources: packet(7), Documentation/networking/packet_mmap.rst.
 
+mod fanout;
 mod ring;
 mod rx;
 mod slot;
@@ -30,8 +34,9 @@ mod tx;
 use std::io;
 use std::sync::Arc;
 
-use underpass_devices::{Buffers, Caps, Counters, Device, MacAddr, Wake};
+use underpass_devices::{Buffers, Caps, Counters, Device, FlowHash, MacAddr, Wake};
 
+use self::fanout::Group;
 use self::socket::PacketSocket;
 use crate::netlink::{Link, Netlink, NetlinkError};
 use crate::open::{OpenError, retry_while_busy};
@@ -92,7 +97,50 @@ pub struct PacketDevice {
 impl PacketDevice {
     /// Opens the interface called `name` in the calling thread's network namespace.
     pub fn open(name: &str, config: &PacketConfig) -> Result<Self, OpenError> {
-        let opening = Opening { name };
+        let join = |socket: &PacketSocket| match config.fanout {
+            Some(group) => join_by_number(socket, group),
+            None => Ok(None),
+        };
+        Self::open_member(&Opening { name }, config, join)
+    }
+
+    /// Opens the interface as `queues` devices (at least one), each of which receives the flows that
+    /// [`FlowHash::Software`] puts on it. With [`PacketConfig::fanout`] they join that group, whose
+    /// hash is the kernel's own.
+    pub fn open_queues(
+        name: &str,
+        config: &PacketConfig,
+        queues: usize,
+    ) -> Result<Vec<Self>, OpenError> {
+        if queues <= 1 || config.fanout.is_some() {
+            return (0..queues.max(1)).map(|_| Self::open(name, config)).collect();
+        }
+        let mut group: Option<Group> = None;
+        let mut devices = Vec::with_capacity(queues);
+        for _ in 0..queues {
+            let join = |socket: &PacketSocket| {
+                match group {
+                    Some(group) => group.join(socket)?,
+                    None => group = Some(Group::new(socket)?),
+                }
+                Ok(group.and_then(|group| group.steering))
+            };
+            devices.push(Self::open_member(&Opening { name }, config, join)?);
+        }
+        // Until it joins, a socket receives every frame, and one that joins moves flows.
+        for device in &mut devices {
+            device.rx.discard();
+        }
+        Ok(devices)
+    }
+
+    /// `join` makes the bound socket a member of a group, if it is to be one, and returns what the
+    /// group is steered by.
+    fn open_member(
+        opening: &Opening<'_>,
+        config: &PacketConfig,
+        mut join: impl FnMut(&PacketSocket) -> io::Result<Option<FlowHash>>,
+    ) -> Result<Self, OpenError> {
         opening.check(config)?;
         let link = opening.find_link()?;
         let own = link.mac.filter(|mac| mac.is_unicast());
@@ -117,13 +165,17 @@ impl PacketDevice {
             .map_err(|source| opening.failed("setting the receive filter", source))?;
         retry_while_busy(|| socket.bind(link.index))
             .map_err(|source| opening.failed("binding to the interface", source))?;
-        if let Some(group) = config.fanout {
-            retry_while_busy(|| socket.join_fanout(group))
-                .map_err(|source| opening.failed("joining the fanout group", source))?;
-        }
+        caps.steering = retry_while_busy(|| join(&socket))
+            .map_err(|source| opening.failed("joining the fanout group", source))?;
         let tx = PacketTx::new(Arc::clone(&socket), caps.clone(), config.tx_slots);
         Ok(Self { caps, rx, tx })
     }
+}
+
+/// Joins a group that other processes may be in, too.
+fn join_by_number(socket: &PacketSocket, group: u16) -> io::Result<Option<FlowHash>> {
+    socket.join_fanout(u32::from(group) | libc::PACKET_FANOUT_HASH << 16)?;
+    Ok(None)
 }
 
 impl Device for PacketDevice {

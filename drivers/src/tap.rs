@@ -102,6 +102,19 @@ impl TapDevice {
         })
     }
 
+    /// Opens `queues` queues of the interface (at least one). The kernel sends each flow to the queue
+    /// that last sent a frame of it, and flows it has seen nothing of by a hash of its own
+    /// (Documentation/networking/tuntap.rst, multiqueue).
+    pub fn open_queues(
+        name: &str,
+        config: &TapConfig,
+        queues: usize,
+    ) -> Result<Vec<Self>, OpenError> {
+        let queues = queues.max(1);
+        let config = TapConfig { queues: config.queues.max(queues), ..config.clone() };
+        (0..queues).map(|_| Self::open(name, &config)).collect()
+    }
+
     /// The interface's name.
     pub fn name(&self) -> &str {
         &self.name

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant as Clock};
 
 use kernel_peer::KernelPeer;
 use underpass_devices::conformance::{self, Harness, Peer};
-use underpass_devices::{Device, Instant, MacAddr, RxQueue, TxMeta, TxQueue};
+use underpass_devices::{
+    Device, FlowHash, Instant, MacAddr, Medium, RxQueue, Steering, TxMeta, TxQueue,
+};
 use underpass_drivers::lab::{Namespace, veth};
 use underpass_drivers::packet::{PacketConfig, PacketDevice};
 use underpass_drivers::{AnyDevice, OpenError, Spec};
@@ -196,15 +198,8 @@ fn a_fanout_group_shares_the_frames_by_flow() {
     link.theirs.netlink(|n| n.add_address("theirs", [10, 9, 0, 2].into(), 24)).unwrap();
     let mut peer = link.peer();
     for port in 0..32u8 {
-        // IPv4 and UDP, checksums zero: only the addresses and ports count.
-        let packet = [
-            &[8, 0, 0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0][..],
-            &[10, 9, 0, 2, 10, 9, 0, 1, 200, port, 0, 9, 0, 12, 0, 0],
-            b"flow",
-        ]
-        .concat();
         for _ in 0..2 {
-            peer.send(&frame(mac, MacAddr::local(5), &packet)).unwrap();
+            peer.send(&datagram(mac, port, b"flow")).unwrap();
         }
     }
     let shares: Vec<Vec<u8>> = members
@@ -214,6 +209,66 @@ fn a_fanout_group_shares_the_frames_by_flow() {
     assert_eq!(shares[0].len() + shares[1].len(), 64, "{shares:?}");
     assert!(shares.iter().all(|share| !share.is_empty()), "{shares:?}");
     assert!(shares[0].iter().all(|port| !shares[1].contains(port)), "{shares:?}");
+}
+
+/// An IPv4 frame of UDP without checksums: only the addresses and ports count.
+fn datagram(dst: MacAddr, port: u8, mark: &[u8]) -> Vec<u8> {
+    let packet = [
+        &[8, 0, 0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0][..],
+        &[10, 9, 0, 2, 10, 9, 0, 1, 200, port, 0, 9, 0, 12, 0, 0],
+        mark,
+    ]
+    .concat();
+    frame(dst, MacAddr::local(5), &packet)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn queues_receive_the_flows_of_their_hash() {
+    for queues in [2, 3] {
+        let link = Link::new();
+        let mut peer = link.peer();
+        // Two groups on one interface do not mix.
+        let open = || link.ours.run(|| PacketDevice::open_queues("ours", &small_rings(), queues));
+        let (mut devices, _others) = (open().unwrap(), open().unwrap());
+        assert_eq!(devices[0].caps().steering, Some(FlowHash::Software));
+        let steering = Steering::new(FlowHash::Software, queues);
+        let mac = devices[0].caps().mac;
+        let frames: Vec<_> = (0..48).map(|port| datagram(mac, port, b"flow")).collect();
+        let tagged = |at: usize| {
+            let frame: &[u8] = &frames[at];
+            [&frame[..12], &[0x81, 0, 0, 42], &frame[12..]].concat()
+        };
+        let mut fragment = frames[0].clone();
+        fragment[20] = 0x20;
+        let other = frame(mac, MacAddr::local(5), b"\x88\xb5 no flow, and long enough to be sent");
+        let sent: Vec<_> =
+            frames.iter().cloned().chain([tagged(1), tagged(2), fragment, other]).collect();
+        for frame in &sent {
+            peer.send(frame).unwrap();
+        }
+        let mut arrived = 0;
+        for (queue, device) in devices.iter_mut().enumerate() {
+            let frames = receive(device, usize::MAX, b"flow");
+            assert!(frames.len() > 3, "queue {queue} of {queues} has {}", frames.len());
+            for frame in &frames {
+                assert_eq!(steering.queue_of_frame(Medium::Ethernet, frame), queue);
+                assert!(sent.contains(frame));
+            }
+            arrived += frames.len();
+        }
+        assert_eq!(arrived, sent.len());
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn queues_of_a_numbered_group_spread_by_the_kernels_hash() {
+    let link = Link::new();
+    let spec: Spec = "packet:ours,rx-slots=60,tx-slots=32,fanout=9".parse().unwrap();
+    let devices = link.ours.run(|| AnyDevice::open_queues(&spec, 2)).unwrap();
+    assert_eq!(devices.len(), 2);
+    assert_eq!(devices[0].caps().steering, None);
 }
 
 /// Calls `fill` and `wake` as an idle shard does, until one of them fails.

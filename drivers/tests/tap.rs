@@ -315,6 +315,46 @@ fn several_queues_share_an_interface_and_its_address() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn the_kernel_answers_on_the_queue_that_asked() {
+    let namespace = Namespace::new().unwrap();
+    let config = TapConfig { queues: 3, ..with_addresses() };
+    let mut queues = namespace.run(|| TapDevice::open_queues("tap0", &config, 3)).unwrap();
+    assert_eq!(queues.len(), 3);
+    assert_eq!(queues[0].caps().steering, None);
+    let mac = queues[0].caps().mac;
+    ip(&namespace, &format!("neigh add 10.7.0.2 lladdr {mac} dev tap0"));
+    let kernel = namespace.run(|| UdpSocket::bind("10.7.0.1:9")).unwrap();
+    kernel.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    for port in 0..30_u8 {
+        let asking = usize::from(port) % 3;
+        let (_, tx) = queues[asking].split();
+        let headers = [
+            &MacAddr::BROADCAST.0[..],
+            &mac.0,
+            &[8, 0, 0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0x26, 0xbd],
+            &[10, 7, 0, 2, 10, 7, 0, 1, 200, port, 0, 9, 0, 12, 0, 0],
+        ];
+        let frame = [&headers.concat()[..], b"asks"].concat();
+        tx.send(frame.len(), TxMeta::default(), |slot| slot.copy_from_slice(&frame)).unwrap();
+        tx.flush(Instant::ZERO).unwrap();
+        let (_, peer) = kernel.recv_from(&mut [0; 9]).unwrap();
+        kernel.send_to(b"answer", peer).unwrap();
+        let answered = queues.iter_mut().position(|queue| {
+            let (rx, _) = queue.split();
+            rx.fill(Instant::ZERO).unwrap();
+            let mut found = false;
+            while let Some(frame) = rx.next() {
+                found |= frame.bytes.ends_with(b"answer");
+            }
+            rx.release();
+            found
+        });
+        assert_eq!(answered, Some(asking), "port {port}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn without_privilege_it_takes_an_interface_made_for_it() {
     let namespace = Namespace::new().unwrap();
     let open_without_privilege = || {

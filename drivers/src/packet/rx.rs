@@ -54,6 +54,16 @@ impl PacketRx {
         })
     }
 
+    /// Forgets what has arrived, as if the socket were new.
+    pub(super) fn discard(&mut self) {
+        for _ in 0..self.ring.slots().div_ceil(BURST) {
+            self.take_burst();
+            for (index, _) in self.ready.drain(..) {
+                self.ring.give_back(index);
+            }
+        }
+    }
+
     /// Prepares to sleep until frames arrive.
     pub(super) fn wake(&mut self) -> io::Result<Wake<'_>> {
         if !self.ready.is_empty() || (self.head_is_unseen() && self.ring.is_ready(self.head)) {

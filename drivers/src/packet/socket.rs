@@ -1,6 +1,7 @@
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use libc::sock_filter;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 use underpass_devices::MacAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -96,25 +97,26 @@ impl PacketSocket {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    pub(super) fn join_fanout(&self, group: u16) -> io::Result<()> {
-        self.set(libc::PACKET_FANOUT, &(u32::from(group) | (libc::PACKET_FANOUT_HASH) << 16))
+    /// Joins a fanout group, which is made if it does not exist: its number, and its type and flags
+    /// from bit 16 on.
+    pub(super) fn join_fanout(&self, group: u32) -> io::Result<()> {
+        self.set(libc::PACKET_FANOUT, &group)
+    }
+
+    /// The group this socket is in, as [`join_fanout`](Self::join_fanout) takes it.
+    pub(super) fn fanout(&self) -> io::Result<u32> {
+        self.get(libc::PACKET_FANOUT)
+    }
+
+    /// Sets the program that chooses a member of the group, by its result modulo their number.
+    pub(super) fn set_fanout_program(&self, program: &[sock_filter]) -> io::Result<()> {
+        attach(self.fd.as_raw_fd(), (libc::SOL_PACKET, libc::PACKET_FANOUT_DATA), program)
     }
 
     /// Frames dropped since the last call because the ring was full.
     pub(super) fn take_drops(&self) -> io::Result<u32> {
-        let mut stats = TpacketStats::default();
-        let mut len = size_of::<TpacketStats>() as u32;
-        // SAFETY: the pointer is to a live value that may hold any bytes, and `len` is its size.
-        let result = unsafe {
-            libc::getsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut stats).cast(),
-                &raw mut len,
-            )
-        };
-        if result == 0 { Ok(stats.drops) } else { Err(io::Error::last_os_error()) }
+        let stats: TpacketStats = self.get(libc::PACKET_STATISTICS)?;
+        Ok(stats.drops)
     }
 
     /// Takes the pending error: ENETDOWN if the interface went down, ENXIO if it was removed.
@@ -135,6 +137,22 @@ impl PacketSocket {
             libc::getsockname(self.fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len)
         };
         result == 0 && address.interface < 0
+    }
+
+    fn get<T: FromBytes + Default>(&self, option: i32) -> io::Result<T> {
+        let mut value = T::default();
+        let mut len = size_of::<T>() as u32;
+        // SAFETY: the pointer is to a live value that may hold any bytes, and `len` is its size.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                option,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        };
+        if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
     }
 
     fn set<T: IntoBytes + Immutable>(&self, option: i32, value: &T) -> io::Result<()> {
@@ -160,6 +178,30 @@ impl AsFd for PacketSocket {
 }
 
 const SEND_BUFFER: usize = 8 << 20;
+
+/// Gives a classic BPF program to an option (level and name) of a socket.
+pub(super) fn attach(
+    socket: RawFd,
+    (level, name): (i32, i32),
+    program: &[sock_filter],
+) -> io::Result<()> {
+    let value = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(io::Error::other)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the pointer and length are those of one live value, whose own pointer and length are
+    // those of a live slice. The kernel copies both and writes to neither.
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::sock_fprog>() as u32,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
 
 /// `struct tpacket_req`.
 #[derive(IntoBytes, Immutable)]
