@@ -42,9 +42,7 @@ pub(crate) fn combine(a: u16, b: u16) -> u16 {
 /// header and payload of `len` bytes together. It is what a [`PartialChecksum`] field starts from.
 pub(crate) fn partial(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> u16 {
     // `len` is 16 bits in the one and 32 bits in the other; the sum is the same.
-    let len = len as u64;
-    let rest = u64::from(protocol) + (len >> 16) + (len & 0xffff);
-    combine(combine(sum_address(src), sum_address(dst)), fold(rest))
+    fold(address_words(src) + address_words(dst) + u64::from(protocol) + len as u64)
 }
 
 /// The checksum of a transport `segment` whose own checksum field is zero. UDP sends a result of
@@ -76,10 +74,14 @@ pub(crate) fn complete(frame: &mut [u8], request: PartialChecksum) -> bool {
     true
 }
 
-fn sum_address(address: IpAddr) -> u16 {
+/// The sum of an address as 32-bit words.
+fn address_words(address: IpAddr) -> u64 {
     match address {
-        IpAddr::V4(a) => sum(&a.octets()),
-        IpAddr::V6(a) => sum(&a.octets()),
+        IpAddr::V4(a) => u64::from(a.to_bits()),
+        IpAddr::V6(a) => {
+            let bits = a.to_bits();
+            [bits >> 96, bits >> 64, bits >> 32, bits].iter().map(|word| *word as u32 as u64).sum()
+        }
     }
 }
 

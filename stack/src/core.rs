@@ -384,6 +384,7 @@ fn send_echo(src: IpAddr, dst: IpAddr, kind: EchoKind, echo: &Echo<'_>, out: &mu
 }
 
 /// The segment of a packet, if its checksum is right as far as the device has not looked already.
+#[inline]
 fn checked_segment<'a>(
     packet: &Packet<'a>,
     verdict: RxChecksum,

@@ -206,6 +206,7 @@ impl TcpFlags {
 }
 
 impl<'a> TcpSegment<'a> {
+    #[inline]
     pub(crate) fn parse(packet: Packet<'a>) -> Result<Self, DropReason> {
         let payload = packet.payload();
         let header: &[u8; 20] = payload.first_chunk().ok_or(DropReason::MalformedTcp)?;
