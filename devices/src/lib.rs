@@ -9,7 +9,7 @@
 //!   memory allows, and [`SimDevice`], two ends of a simulated link in virtual time;
 //! - the devices around a device: [`Fault`] loses and damages frames, [`Pcap`] writes them to a
 //!   capture file, [`Trace`] logs them, and [`Hooked`] does whatever your [`Hook`] says;
-//! - [`segment`], offloads carried out in software, and [`Steering`], which tells the queue of a
+//! - [`segment`] and [`checksum`], offloads carried out in software, and [`Steering`], which tells the queue of a
 //!   flow where there are several;
 //! - `conformance`, the kit that every device must pass (feature `conformance`).
 //!
@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod caps;
+pub mod checksum;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod device;

@@ -131,6 +131,7 @@ impl Core {
         self.tcp.advance(now);
         self.sleeps.turn(now, &mut self.wakes);
         let mut out = Out { now, net: &mut self.net, tx: &mut tx };
+        out.poll_cutting();
         let tcp = &mut self.tcp;
         out.poll_neighbors(|packet| {
             if let Ok(segment) = TcpSegment::parse(*packet) {
@@ -187,6 +188,7 @@ impl Core {
             || self.udp.is_dirty()
             || self.pings.is_dirty()
             || self.sleeps.is_dirty()
+            || self.net.links.iter().any(|link| link.cutting.is_busy())
     }
 
     /// Ends everything, because the device is gone or the stack is.

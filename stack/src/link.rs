@@ -1,5 +1,7 @@
 //! The link layer: Ethernet headers, next hops, and packets that wait for a neighbour.
 
+mod cutting;
+
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -8,6 +10,7 @@ use underpass_devices::{
     SendError, TxMeta, TxQueue, segment,
 };
 
+use self::cutting::Cutting;
 use crate::arp::{self, ArpEvent};
 use crate::checksum;
 use crate::fragment;
@@ -33,6 +36,7 @@ pub(crate) struct Link {
     pub(crate) neighbors: NeighborTable,
     /// What the device has counted, as of the last look.
     pub(crate) counters: Counters,
+    pub(crate) cutting: Cutting,
 }
 
 /// Where a packet goes next.
@@ -57,6 +61,7 @@ impl Link {
             neighbors: NeighborTable::new(config, random.bytes(), Instant::ZERO),
             caps,
             counters: Counters::default(),
+            cutting: Cutting::default(),
         }
     }
 
@@ -71,16 +76,21 @@ impl Link {
         stats.device += self.counters;
     }
 
-    /// The device takes a packet in one frame. A superframe was made for the interface its connection
-    /// began on; the route may have changed since.
+    /// The device takes a packet in one frame.
     fn takes(&self, packet: &Outgoing) -> bool {
         let longest = match packet.segment {
             None => Some(self.caps.mtu),
-            Some(cut) if usize::from(cut.size.get() + cut.header_len) > self.caps.mtu => None,
+            Some(cut) if !self.fits(cut) => None,
             Some(_) if packet.dst.is_ipv4() => self.caps.tx_segment_tcp4,
             Some(_) => self.caps.tx_segment_tcp6,
         };
         longest.is_some_and(|longest| packet.len <= longest)
+    }
+
+    /// The segments of a superframe are within the MTU. They were made for the interface that their
+    /// connection began on; the route may have changed since.
+    fn fits(&self, cut: Segment) -> bool {
+        usize::from(cut.size.get()) + usize::from(cut.header_len) <= self.caps.mtu
     }
 
     /// When [`Out::poll_neighbors`] has something to do.
@@ -359,7 +369,8 @@ impl<T: TxQueue> Out<'_, T> {
 
 impl<T: TxQueue> Output for Out<'_, T> {
     fn has_room(&self, interface: usize) -> bool {
-        self.tx.get(interface).is_some_and(|tx| tx.room() > 0)
+        let waiting = self.net.links.get(interface).is_some_and(|link| link.cutting.is_busy());
+        !waiting && self.tx.get(interface).is_some_and(|tx| tx.room() > 0)
     }
 
     fn interface_to(&self, dst: IpAddr) -> Option<usize> {
@@ -371,7 +382,13 @@ impl<T: TxQueue> Output for Out<'_, T> {
             self.net.drop(DropReason::NoRoute);
             return None;
         };
-        if !self.net.links[interface].takes(&packet) {
+        let link = &self.net.links[interface];
+        if !link.takes(&packet) {
+            if let (Some(cut), Hop::Known(mac)) = (packet.segment, hop)
+                && link.fits(cut)
+            {
+                return self.cut(interface, mac, &packet, cut, write);
+            }
             return Some(self.in_pieces(interface, hop, &packet, write));
         }
         let meta = self.meta(interface, &packet);

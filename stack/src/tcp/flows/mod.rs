@@ -22,8 +22,8 @@ use crate::time_wait::TimeWaitTable;
 use crate::timer::TimerWheel;
 use crate::wake::Waiters;
 
-/// Segments one flow may emit before the next flow has its turn.
-const EMIT_BUDGET: usize = 16;
+/// Superframes one flow may emit before the next flow has its turn.
+const EMIT_BUDGET: usize = 4;
 const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 /// Timers due this soon are queued, not filed in the wheel.
 const SOON: Duration = Duration::from_millis(2);

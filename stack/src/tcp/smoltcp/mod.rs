@@ -41,6 +41,9 @@ const MIN_MSS: u16 = 48;
 const USER_TIMEOUT: SmolDuration = SmolDuration::from_secs(120);
 /// Delayed acknowledgement of single segments (RFC 9293 §3.8.6.3 allows up to 500 ms).
 const ACK_DELAY: SmolDuration = SmolDuration::from_millis(1);
+/// The longest IPv4 packet in bytes. A superframe may be as long whether the device cuts it or the
+/// link does (a tenth less speed with a quarter of it).
+const MAX_PACKET: usize = 65_535;
 /// Connections kept for reuse.
 const POOL: usize = 1024;
 
@@ -61,11 +64,15 @@ struct Families {
 
 impl Families {
     fn new(caps: &Caps) -> Self {
-        let limit = |frame: Option<usize>| frame.map(|f| f.min(65_535) - caps.header_len());
-        Self {
-            v4: Family::new(20, caps.mtu, limit(caps.tx_segment_tcp4)),
-            v6: Family::new(40, caps.mtu, limit(caps.tx_segment_tcp6)),
-        }
+        let family = |ip_header_len: usize, frame: Option<usize>| {
+            let headers = ip_header_len + TCP_HEADER_LEN;
+            let segment = caps.mtu - headers;
+            let cut_by_us = headers + (MAX_PACKET - headers) / segment * segment;
+            let longest =
+                frame.map_or(cut_by_us, |frame| frame.min(MAX_PACKET) - caps.header_len());
+            Family::new(ip_header_len, caps.mtu, longest.max(caps.mtu))
+        };
+        Self { v4: family(20, caps.tx_segment_tcp4), v6: family(40, caps.tx_segment_tcp6) }
     }
 }
 

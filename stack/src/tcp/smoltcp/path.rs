@@ -31,13 +31,14 @@ pub(super) struct Path {
 }
 
 impl Family {
-    pub(super) fn new(ip_header_len: usize, mtu: usize, segmentation: Option<usize>) -> Self {
+    /// `longest`: the longest packet to emit, which is cut into packets of `mtu` below.
+    pub(super) fn new(ip_header_len: usize, mtu: usize, longest: usize) -> Self {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ip;
-        caps.max_transmission_unit = segmentation.unwrap_or(mtu).max(mtu);
+        caps.max_transmission_unit = longest;
         caps.checksum = ChecksumCapabilities::ignored();
         caps.checksum.ipv4 = Checksum::Tx;
-        let limit = segmentation.and_then(NonZeroUsize::new);
+        let limit = NonZeroUsize::new(longest);
         caps.segmentation.tcpv4 = limit;
         caps.segmentation.tcpv6 = limit;
         let path = Path { caps, mtu, ip_header_len };

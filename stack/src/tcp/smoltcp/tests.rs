@@ -133,17 +133,16 @@ fn a_device_that_cuts_gets_superframes_over_both_ip_versions() {
 }
 
 #[test]
-fn a_device_that_does_not_cut_gets_nothing_above_the_mtu() {
+fn what_is_above_the_mtu_asks_to_be_cut_below_it() {
     let [(mut client, mut near), _] = handshake(&caps(), true);
     let mut wire = Wire::new();
-    // The first window is not a whole number of segments.
     near.set_nodelay(true);
     near.send(|space| (100_000.min(space.len()), ())).unwrap();
     client.emit(Instant::ZERO, &mut near, 64, &mut wire);
-    assert!(wire.packets.len() > 1);
-    for (outgoing, bytes) in &wire.packets {
-        assert!(outgoing.segment.is_none() && bytes.len() <= MTU);
-    }
+    let (outgoing, bytes) = wire.one();
+    assert!(bytes.len() > MTU);
+    let cut = outgoing.segment.expect("a segmentation request");
+    assert!(usize::from(cut.size.get() + cut.header_len) <= MTU);
 }
 
 #[test]
