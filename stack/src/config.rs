@@ -39,6 +39,8 @@ pub struct Limits {
     pub sleeps: usize,
     /// ICMP errors sent per second.
     pub errors_per_second: u32,
+    /// Frames that may be on their way from one shard to another, for each pair.
+    pub handed_over: usize,
 }
 
 impl Default for Limits {
@@ -61,6 +63,7 @@ impl Default for Limits {
             reassembly_bytes: 1 << 20,
             sleeps: 65_536,
             errors_per_second: 1000,
+            handed_over: 512,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The state of one shard: what `turn` does with each frame and each timer.
 
+mod steer;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
@@ -11,6 +13,8 @@ use underpass_devices::{
 
 use crate::checksum;
 use crate::config::Limits;
+use crate::fragment::FragmentIds;
+use crate::handover::{Content, Siblings};
 use crate::icmp::{self, Echo, EchoKind, IcmpMessage, RateLimiter, Unreachable};
 use crate::isn::IsnGenerator;
 use crate::link::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Out};
@@ -43,6 +47,8 @@ pub(crate) struct Core {
     reassembler: Reassembler,
     errors: RateLimiter,
     counters_due: Instant,
+    /// The other shards of the stack, if there are any.
+    pub(crate) siblings: Option<Siblings>,
     /// Wakers of tasks that can go on, to be called once the core is unlocked.
     pub(crate) wakes: Vec<Waker>,
     /// Why the device ended, once it has.
@@ -59,13 +65,15 @@ pub struct Turn {
 }
 
 /// What the link layer knows of an IP packet.
-#[derive(Clone, Copy)]
-struct Arrival {
-    interface: usize,
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Arrival {
+    pub(crate) interface: usize,
     checksum: RxChecksum,
     src: MacAddr,
     /// Sent to a group of stations.
     group: bool,
+    /// It came to another shard, which has handed it over.
+    pub(crate) handed_over: bool,
 }
 
 impl Core {
@@ -99,16 +107,27 @@ impl Core {
             ),
             errors: RateLimiter::new(limits.errors_per_second),
             counters_due: Instant::ZERO,
+            siblings: None,
             net: Network::new(caps, routes, limits.neighbors, random),
             wakes: Vec::new(),
             stopped: None,
         }
     }
 
+    /// Makes this the core of one of several shards, whose fragment numbers share a secret.
+    pub(crate) fn join(&mut self, siblings: Siblings, secret: [u8; 16]) {
+        let (index, count) = (siblings.index, siblings.count());
+        self.net.fragment_ids = FragmentIds::of_shard(secret, index, count);
+        self.tcp.share_ports(siblings.steering, index);
+        self.udp.share_ports(siblings.ports.clone(), index);
+        self.siblings = Some(siblings);
+    }
+
     /// One round: the frames the devices have filled in, timers, frames out. The doorbells are left
     /// to the caller. `devices` has one element per interface.
     pub(crate) fn turn<D: Device>(&mut self, now: Instant, devices: &mut [D]) -> Turn {
         self.now = now;
+        self.net.refresh();
         let mut rx = heapless::Vec::<D::Rx<'_>, MAX_INTERFACES>::new();
         let mut tx = heapless::Vec::<D::Tx<'_>, MAX_INTERFACES>::new();
         for device in devices.iter_mut() {
@@ -127,6 +146,7 @@ impl Core {
             }
             queue.release();
         }
+        let handed_over = self.receive_handed_over(&mut tx);
 
         self.tcp.advance(now);
         self.sleeps.turn(now, &mut self.wakes);
@@ -151,6 +171,9 @@ impl Core {
         let drops = &mut self.net.stats.drops;
         self.reassembler.poll(now, |reason| drops.count(reason));
         drop((rx, tx));
+        if let Some(siblings) = &mut self.siblings {
+            siblings.ring();
+        }
 
         self.net.stats.rx_frames += received as u64;
         if now >= self.counters_due {
@@ -159,7 +182,7 @@ impl Core {
             }
             self.counters_due = now + COUNTERS_INTERVAL;
         }
-        Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() }
+        Turn { busy: received + handed_over > 0 || self.is_dirty(), next: self.next_timer() }
     }
 
     /// Fails once the device is gone.
@@ -179,6 +202,7 @@ impl Core {
         let fragments = self.reassembler.counters();
         stats.reassembled = fragments.reassembled;
         stats.drops[DropReason::FragmentDuplicate] = fragments.duplicates;
+        stats.handed_over = self.siblings.as_ref().map_or(0, |siblings| siblings.handed_over);
         stats
     }
 
@@ -211,62 +235,71 @@ impl Core {
     }
 
     fn on_frame(&mut self, interface: usize, frame: &Frame<'_>, tx: &mut [impl TxQueue]) {
-        let mut out = Out { now: self.now, net: &mut self.net, tx };
-        let caps = &out.net.links[interface].caps;
+        let arrival = Arrival { interface, checksum: frame.meta.checksum, ..Arrival::default() };
+        let caps = &self.net.links[interface].caps;
         if caps.medium == Medium::Ip {
-            let checksum = frame.meta.checksum;
-            let arrival = Arrival { interface, checksum, src: MacAddr::default(), group: false };
             return self.on_ip(frame.bytes, arrival, tx);
         }
         let Some((header, payload)) = frame.bytes.split_first_chunk::<14>() else {
-            return out.net.drop(DropReason::ShortFrame);
+            return self.net.drop(DropReason::ShortFrame);
         };
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
         let dst = MacAddr([d0, d1, d2, d3, d4, d5]);
         let src = MacAddr([s0, s1, s2, s3, s4, s5]);
         if dst != caps.mac && !dst.is_multicast() {
-            return out.net.drop(DropReason::OtherStation);
+            return self.net.drop(DropReason::OtherStation);
         }
+        let arrival = Arrival { src, group: dst.is_multicast(), ..arrival };
         match u16::from_be_bytes([t0, t1]) {
-            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => {
-                let group = dst.is_multicast();
-                let checksum = frame.meta.checksum;
-                self.on_ip(payload, Arrival { interface, checksum, src, group }, tx);
-            }
-            ETHERTYPE_ARP => out.on_arp(interface, payload),
-            _ => out.net.drop(DropReason::UnknownEtherType),
+            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => self.on_ip(payload, arrival, tx),
+            ETHERTYPE_ARP => self.on_arp(payload, arrival, tx),
+            _ => self.net.drop(DropReason::UnknownEtherType),
         }
     }
 
-    fn on_ip(&mut self, bytes: &[u8], arrival: Arrival, tx: &mut [impl TxQueue]) {
+    /// What follows an Ethernet header of type ARP. Every shard learns from it; the one it came to
+    /// answers.
+    fn on_arp(&mut self, payload: &[u8], arrival: Arrival, tx: &mut [impl TxQueue]) {
+        self.spread(Content::Arp, payload, arrival);
         let mut out = Out { now: self.now, net: &mut self.net, tx };
+        out.on_arp(arrival.interface, payload, !arrival.handed_over);
+    }
+
+    fn on_ip(&mut self, bytes: &[u8], arrival: Arrival, tx: &mut [impl TxQueue]) {
         let packet = match Packet::parse(bytes) {
             Ok(packet) => packet,
-            Err(reason) => return out.net.drop(reason),
+            Err(reason) => return self.net.drop(reason),
         };
         if packet.protocol == protocol::ICMPV6
             && packet.fragment.is_none()
             && packet.payload().first().is_some_and(|kind| crate::ndp::is_ndp(*kind))
         {
-            return out.on_ndp(arrival.interface, packet.bytes, arrival.src);
+            self.spread(Content::Ip, packet.bytes, arrival);
+            let mut out = Out { now: self.now, net: &mut self.net, tx };
+            let answers = !arrival.handed_over;
+            return out.on_ndp(arrival.interface, packet.bytes, arrival.src, answers);
         }
-        let routes = &out.net.routes;
+        let routes = &self.net.routes;
         if !routes.is_peer(packet.src) {
-            return out.net.drop(DropReason::BadSource);
+            return self.net.drop(DropReason::BadSource);
         }
         let unicast = routes.is_own(packet.dst);
         if !unicast && !packet.dst.is_multicast() && !routes.is_broadcast(packet.dst) {
-            return out.net.drop(DropReason::OtherHost);
+            return self.net.drop(DropReason::OtherHost);
         }
         if packet.fragment.is_none() {
             return self.on_packet(&packet, unicast, arrival, tx);
+        }
+        if self.is_fragment_handed_over(&packet, arrival) {
+            return;
         }
         let whole = match self.reassembler.insert(self.now, &packet) {
             Ok(Some(whole)) => whole,
             Ok(None) => return,
             Err(reason) => return self.net.drop(reason),
         };
-        let arrival = Arrival { checksum: RxChecksum::Unverified, ..arrival };
+        // The whole is a new packet, to be handed to its owner.
+        let arrival = Arrival { checksum: RxChecksum::Unverified, handed_over: false, ..arrival };
         match Packet::parse(&whole) {
             Ok(packet) => self.on_packet(&packet, unicast, arrival, tx),
             Err(reason) => self.net.drop(reason),
@@ -281,6 +314,9 @@ impl Core {
         arrival: Arrival,
         tx: &mut [impl TxQueue],
     ) {
+        if self.is_handed_over(packet, arrival) {
+            return;
+        }
         let mut out = Out { now: self.now, net: &mut self.net, tx };
         let result = match packet.protocol {
             protocol::TCP if unicast && !arrival.group => checked_segment(packet, arrival.checksum)

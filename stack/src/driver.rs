@@ -10,26 +10,31 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use underpass_devices::{Device, Instant, Wake};
 
 use crate::network::MAX_INTERFACES;
-use crate::shard::Shard;
+use crate::shard::{Shard, Shared};
 
 /// How long connections that are closing may finish after the stack is dropped.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Turns `shard` until `stop` is set, or its device is gone, which every socket is told.
-pub(crate) fn run<D: Device>(mut shard: Shard<D>, stop: &AtomicBool, busy_poll: Duration) {
-    if let Err(error) = turn_until(&mut shard, stop, busy_poll) {
+/// What the threads of one stack share.
+pub(crate) struct Drive {
+    /// When the stack's time began.
+    pub(crate) clock: Clock,
+    pub(crate) busy_poll: Duration,
+    pub(crate) stop: Arc<AtomicBool>,
+    /// All shards: none may leave while another one, to which it hands frames, has connections.
+    pub(crate) shards: Vec<Arc<Shared>>,
+}
+
+/// Turns `shard` until the stack is to stop, or its device is gone, which every socket is told.
+pub(crate) fn run<D: Device>(mut shard: Shard<D>, drive: &Drive) {
+    if let Err(error) = turn_until(&mut shard, drive) {
         tracing::error!("the stack has stopped: {error}");
         shard.fail(&error);
     }
 }
 
-fn turn_until<D: Device>(
-    shard: &mut Shard<D>,
-    stop: &AtomicBool,
-    busy_poll: Duration,
-) -> io::Result<()> {
-    let clock = Clock::now();
-    let now = || Instant::from_nanos(clock.elapsed().as_nanos() as u64);
+fn turn_until<D: Device>(shard: &mut Shard<D>, drive: &Drive) -> io::Result<()> {
+    let now = || Instant::from_nanos(drive.clock.elapsed().as_nanos() as u64);
     let mut next = None;
     let mut last_busy = Instant::ZERO;
     let mut stopping_since = None;
@@ -37,7 +42,7 @@ fn turn_until<D: Device>(
         let time = now();
         let arrived = shard.fill(time)? > 0;
         let due = next.is_some_and(|at| at <= time);
-        if arrived || due || shard.shared().is_rung() {
+        if arrived || due || shard.shared().bell().is_rung() {
             let turn = shard.round(time)?;
             next = turn.next;
             if turn.busy {
@@ -45,13 +50,15 @@ fn turn_until<D: Device>(
                 continue;
             }
         }
-        if stop.load(Ordering::SeqCst) {
+        if drive.stop.load(Ordering::SeqCst) {
             let since = *stopping_since.get_or_insert(time);
-            if shard.shared().with(|core| core.tcp.is_empty()) || time - since >= LINGER {
+            let empty = |shard: &Arc<Shared>| shard.with(|core| core.tcp.is_empty());
+            if time - since >= LINGER || drive.shards.iter().all(empty) {
+                drive.shards.iter().for_each(|shard| shard.ring());
                 return Ok(());
             }
         }
-        if time - last_busy < busy_poll {
+        if time - last_busy < drive.busy_poll {
             std::hint::spin_loop();
             continue;
         }
@@ -64,7 +71,7 @@ fn turn_until<D: Device>(
 /// Sleeps until a frame arrives, a socket calls, or `timeout` is over.
 fn sleep<D: Device>(shard: &mut Shard<D>, timeout: Option<Duration>) -> io::Result<()> {
     let shared = Arc::clone(shard.shared());
-    if shared.fall_asleep() {
+    if shared.bell().fall_asleep() {
         let timeout = timeout.map(|t| Timespec {
             tv_sec: t.as_secs().min(i32::MAX as u64) as i64,
             tv_nsec: i64::from(t.subsec_nanos()),
@@ -91,6 +98,6 @@ fn sleep<D: Device>(shard: &mut Shard<D>, timeout: Option<Duration>) -> io::Resu
             }
         }
     }
-    shared.wake_up();
+    shared.bell().wake_up();
     Ok(())
 }

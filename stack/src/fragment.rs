@@ -154,6 +154,8 @@ impl FragmentOut<'_> {
 pub(crate) struct FragmentIds {
     hasher: SipHasher24,
     counters: Box<[u32; Self::COUNTERS]>,
+    /// From one packet to the next.
+    step: u32,
 }
 
 impl FragmentIds {
@@ -161,7 +163,17 @@ impl FragmentIds {
 
     /// `secret` comes from the operating system's random source.
     pub(crate) fn new(secret: [u8; 16]) -> Self {
-        Self { hasher: SipHasher24::new_with_key(&secret), counters: Box::new([0; Self::COUNTERS]) }
+        Self::of_shard(secret, 0, 1)
+    }
+
+    /// The numbers of one of `shards` shards that have the same secret: each takes every
+    /// `shards`th, so that two never cut packets with one number.
+    pub(crate) fn of_shard(secret: [u8; 16], shard: usize, shards: usize) -> Self {
+        Self {
+            hasher: SipHasher24::new_with_key(&secret),
+            counters: Box::new([shard as u32; Self::COUNTERS]),
+            step: shards as u32,
+        }
     }
 
     /// The identification of the next packet from `src` to `dst` that is to be cut.
@@ -175,7 +187,7 @@ impl FragmentIds {
         }
         let hash = self.hasher.hash(&key);
         let counter = &mut self.counters[(hash >> 32) as usize % Self::COUNTERS];
-        *counter = counter.wrapping_add(1);
+        *counter = counter.wrapping_add(self.step);
         counter.wrapping_add(hash as u32)
     }
 }

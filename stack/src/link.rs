@@ -100,37 +100,51 @@ impl Link {
 }
 
 impl<T: TxQueue> Out<'_, T> {
-    /// What follows an Ethernet header of type ARP.
-    pub(crate) fn on_arp(&mut self, interface: usize, payload: &[u8]) {
+    /// What follows an Ethernet header of type ARP. Where `answers` is false, another shard has had
+    /// it too, and answers and counts.
+    pub(crate) fn on_arp(&mut self, interface: usize, payload: &[u8], answers: bool) {
         let routes = &self.net.routes;
         let mac = self.net.links[interface].caps.mac;
         match arp::receive(payload, mac, |ip| routes.is_own(ip.into())) {
             ArpEvent::Learn(ip, mac, source) => self.learn(interface, ip, mac, source),
             ArpEvent::Answer { reply, learn } => {
-                self.ethernet(interface, reply.dst, ETHERTYPE_ARP, &reply.payload);
+                if answers {
+                    self.ethernet(interface, reply.dst, ETHERTYPE_ARP, &reply.payload);
+                }
                 if let Some((ip, mac, source)) = learn {
                     self.learn(interface, ip, mac, source);
                 }
             }
+            _ if !answers => {}
             ArpEvent::Conflict(..) => self.net.stats.address_conflicts += 1,
             ArpEvent::Own => self.net.drop(DropReason::BadSource),
             ArpEvent::Malformed => self.net.drop(DropReason::MalformedArp),
         }
     }
 
-    /// A neighbour discovery message: a whole IPv6 packet without extension headers.
-    pub(crate) fn on_ndp(&mut self, interface: usize, packet: &[u8], link_src: MacAddr) {
+    /// A neighbour discovery message: a whole IPv6 packet without extension headers. `answers` as for
+    /// ARP.
+    pub(crate) fn on_ndp(
+        &mut self,
+        interface: usize,
+        packet: &[u8],
+        link_src: MacAddr,
+        answers: bool,
+    ) {
         let routes = &self.net.routes;
         let link = &mut self.net.links[interface];
         match ndp::receive(packet, link_src, link.caps.mac, |ip| routes.is_own(ip.into())) {
             NdpEvent::Learn(ip, mac, source) => self.learn(interface, ip, mac, source),
             NdpEvent::Confirm(ip) => link.neighbors.confirm(self.now, ip),
             NdpEvent::Answer { reply, learn } => {
-                self.ethernet(interface, reply.dst, ETHERTYPE_IPV6, &reply.packet);
+                if answers {
+                    self.ethernet(interface, reply.dst, ETHERTYPE_IPV6, &reply.packet);
+                }
                 if let Some((ip, mac, source)) = learn {
                     self.learn(interface, ip, mac, source);
                 }
             }
+            _ if !answers => {}
             NdpEvent::Conflict(_) => self.net.stats.address_conflicts += 1,
             NdpEvent::Ignored => self.net.drop(DropReason::IcmpIgnored),
             NdpEvent::Malformed => self.net.drop(DropReason::MalformedNdp),

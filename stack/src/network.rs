@@ -2,6 +2,7 @@
 //! is lost on the way.
 
 mod changes;
+mod shared_routes;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +10,7 @@ use std::task::Waker;
 
 use underpass_devices::Caps;
 
+use self::shared_routes::SharedRoutes;
 use crate::fragment::FragmentIds;
 use crate::link::Link;
 use crate::random::Random;
@@ -18,6 +20,7 @@ use crate::wake::Waiters;
 
 pub use changes::AddressError;
 pub(crate) use changes::check_address;
+pub(crate) use shared_routes::share_routes;
 
 /// Interfaces of one stack; a shard lists their queues on its own stack, without an allocation.
 pub(crate) const MAX_INTERFACES: usize = 8;
@@ -33,6 +36,8 @@ pub(crate) struct Network {
     changed: bool,
     /// Whoever waits for an address.
     pub(crate) watchers: Waiters,
+    /// If there are several shards.
+    shared_routes: Option<SharedRoutes>,
 }
 
 impl Network {
@@ -50,12 +55,14 @@ impl Network {
             fragment_ids: FragmentIds::new(random.bytes()),
             changed: false,
             watchers: Waiters::default(),
+            shared_routes: None,
         }
     }
 
-    /// Wakes whoever waits for an address, if there is news.
+    /// Tells the other shards and wakes whoever waits for an address, if there is news.
     pub(crate) fn wake_watchers(&mut self, wakes: &mut Vec<Waker>) {
         if std::mem::take(&mut self.changed) {
+            self.publish();
             self.watchers.wake(wakes);
         }
     }

@@ -278,6 +278,11 @@ impl<'a> UdpDatagram<'a> {
     }
 }
 
+/// Source and destination port of a TCP or UDP header.
+pub(crate) fn transport_ports(payload: &[u8]) -> Option<(u16, u16)> {
+    payload.first_chunk::<4>().map(|header| ports(header))
+}
+
 fn ports(header: &[u8]) -> (u16, u16) {
     (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]))
 }

@@ -1,4 +1,5 @@
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +8,7 @@ use std::task::Waker;
 use underpass_devices::{Device, Instant, RxQueue, TxQueue};
 
 use crate::core::{Core, Turn};
+use crate::handover::Siblings;
 
 /// One queue pair of each interface and the part of the stack that runs on it.
 ///
@@ -25,7 +27,7 @@ pub struct Shard<D> {
 /// The part of a shard that its sockets see.
 pub(crate) struct Shared {
     core: Mutex<Core>,
-    bell: Bell,
+    bell: Arc<Bell>,
 }
 
 /// Calls the owner of a shard back from its sleep.
@@ -33,7 +35,7 @@ pub(crate) struct Shared {
 /// The owner sets `asleep`, then looks at `rung` and sleeps on the stream only if it is not set. A
 /// socket sets `rung`, then looks at `asleep`. All four are sequentially consistent, so at least one
 /// of them sees the other: no call is lost, and no system call is made while the owner is awake.
-struct Bell {
+pub(crate) struct Bell {
     rung: AtomicBool,
     asleep: AtomicBool,
     sender: UnixStream,
@@ -41,14 +43,9 @@ struct Bell {
 }
 
 impl<D: Device> Shard<D> {
-    pub(crate) fn new(devices: Vec<D>, core: Core) -> io::Result<Self> {
-        let (sender, receiver) = UnixStream::pair()?;
-        sender.set_nonblocking(true)?;
-        receiver.set_nonblocking(true)?;
-        let bell =
-            Bell { rung: AtomicBool::new(false), asleep: AtomicBool::new(false), sender, receiver };
+    pub(crate) fn new(devices: Vec<D>, core: Core, bell: Arc<Bell>) -> Self {
         let shared = Arc::new(Shared { core: Mutex::new(core), bell });
-        Ok(Self { devices, shared, wakes: Vec::new() })
+        Self { devices, shared, wakes: Vec::new() }
     }
 
     /// One round: takes a burst of frames, runs the timers due at `now`, sends what is ready, and
@@ -71,11 +68,16 @@ impl<D: Device> Shard<D> {
     /// The second half of a turn. Sockets are locked out only while the core works, not during the
     /// device's system calls.
     pub(crate) fn round(&mut self, now: Instant) -> io::Result<Turn> {
-        self.shared.bell.rung.store(false, Ordering::SeqCst);
+        self.shared.bell.answer();
         let mut core = self.shared.lock();
         let turn = core.turn(now, &mut self.devices);
         std::mem::swap(&mut core.wakes, &mut self.wakes);
+        let has_mail = core.siblings.as_ref().is_some_and(Siblings::has_mail);
         drop(core);
+        if has_mail {
+            // More than one burst: the next round is due.
+            self.shared.bell.ring();
+        }
         let flushed = self.devices.iter_mut().try_for_each(|device| device.split().1.flush(now));
         for waker in self.wakes.drain(..) {
             waker.wake();
@@ -97,6 +99,11 @@ impl<D: Device> Shard<D> {
         &mut self.devices
     }
 
+    /// Which shard of its stack this is, counted from 0.
+    pub fn index(&self) -> usize {
+        self.shared.with(|core| core.siblings.as_ref().map_or(0, |siblings| siblings.index))
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -107,6 +114,7 @@ impl Shared {
     /// something to send.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Core) -> R) -> R {
         let mut core = self.lock();
+        core.net.refresh();
         let result = f(&mut core);
         let dirty = core.is_dirty();
         let wakes = std::mem::take(&mut core.wakes);
@@ -122,36 +130,62 @@ impl Shared {
 
     /// Calls the shard's owner.
     pub(crate) fn ring(&self) {
-        self.bell.rung.store(true, Ordering::SeqCst);
-        if self.bell.asleep.load(Ordering::SeqCst) {
-            // A full pipe holds a call already.
-            let _ = (&self.bell.sender).write(&[1]);
-        }
+        self.bell.ring();
     }
 
-    /// Announces sleep. False: somebody called meanwhile.
-    pub(crate) fn fall_asleep(&self) -> bool {
-        self.bell.asleep.store(true, Ordering::SeqCst);
-        !self.is_rung()
-    }
-
-    pub(crate) fn wake_up(&self) {
-        self.bell.asleep.store(false, Ordering::SeqCst);
-        let mut calls = [0; 64];
-        while matches!((&self.bell.receiver).read(&mut calls), Ok(n) if n > 0) {}
-    }
-
-    pub(crate) fn is_rung(&self) -> bool {
-        self.bell.rung.load(Ordering::SeqCst)
-    }
-
-    /// Readable when somebody has called during sleep.
-    pub(crate) fn bell(&self) -> &UnixStream {
-        &self.bell.receiver
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic in a socket's closure leaves the core as consistent as a return would.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (sender, receiver) = UnixStream::pair()?;
+        sender.set_nonblocking(true)?;
+        receiver.set_nonblocking(true)?;
+        let [rung, asleep] = [false, false].map(AtomicBool::new);
+        Ok(Self { rung, asleep, sender, receiver })
+    }
+
+    /// Calls the owner.
+    pub(crate) fn ring(&self) {
+        self.rung.store(true, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) {
+            // A full pipe holds a call already.
+            let _ = (&self.sender).write(&[1]);
+        }
+    }
+
+    /// The owner comes to look. It sees whatever was done before the calls it answers.
+    fn answer(&self) {
+        self.rung.swap(false, Ordering::SeqCst);
+    }
+
+    /// Announces sleep. False: somebody called meanwhile.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        !self.is_rung()
+    }
+
+    pub(crate) fn wake_up(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+        let mut calls = [0; 64];
+        while matches!((&self.receiver).read(&mut calls), Ok(n) if n > 0) {}
+    }
+
+    pub(crate) fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::SeqCst)
+    }
+}
+
+/// Readable when somebody has called during sleep.
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
     }
 }

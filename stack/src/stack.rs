@@ -1,11 +1,12 @@
 mod addresses;
 mod builder;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crate::config::Limits;
+use crate::port_homes::PortHomes;
 use crate::shard::Shared;
 use crate::stats::Stats;
 
@@ -13,14 +14,27 @@ pub use builder::{BuildError, Builder};
 
 /// A TCP/IP stack on one or more packet devices. A handle: cheap to clone, and the stack lives as
 /// long as any handle or socket of it does.
+///
+/// Where the devices have several queues, the stack has as many shards, each of which owns the flows
+/// that a hash of their addresses and ports puts on it. Sockets are opened on the shards in turn, or
+/// on one of them through a handle [`on_shard`](Self::on_shard).
 #[derive(Clone)]
-pub struct Stack(Arc<Inner>);
+pub struct Stack {
+    inner: Arc<Inner>,
+    /// Where this handle opens sockets; `None`: on all shards in turn.
+    home: Option<usize>,
+}
 
 struct Inner {
-    shard: Arc<Shared>,
+    /// Never empty.
+    shards: Vec<Arc<Shared>>,
+    /// Who has the UDP sockets of a port, if there are several shards.
+    ports: Option<PortHomes>,
+    /// The shard after the one that got the last socket.
+    next: AtomicUsize,
     limits: Limits,
     stop: Arc<AtomicBool>,
-    driver: Mutex<Option<JoinHandle<()>>>,
+    drivers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Stack {
@@ -29,30 +43,73 @@ impl Stack {
         Builder::default()
     }
 
-    /// The limits it was built with.
+    /// The limits it was built with, of which each holds for one shard.
     pub fn limits(&self) -> &Limits {
-        &self.0.limits
+        &self.inner.limits
     }
 
-    /// What it has done and what it holds.
+    /// What it has done and what it holds, over all shards.
     pub fn stats(&self) -> Stats {
-        self.shard().with(|core| core.stats())
+        let mut sum = Stats::default();
+        for stats in self.shard_stats() {
+            sum += &stats;
+        }
+        sum
     }
 
+    /// The same, shard by shard.
+    pub fn shard_stats(&self) -> Vec<Stats> {
+        self.inner.shards.iter().map(|shard| shard.with(|core| core.stats())).collect()
+    }
+
+    /// The number of shards.
+    pub fn shards(&self) -> usize {
+        self.inner.shards.len()
+    }
+
+    /// A handle of the same stack that opens its connections and UDP sockets on one shard, for code
+    /// that runs on that shard's thread. `None`: there is no such shard.
+    pub fn on_shard(&self, shard: usize) -> Option<Self> {
+        let home = (shard < self.shards()).then_some(shard)?;
+        Some(Self { inner: Arc::clone(&self.inner), home: Some(home) })
+    }
+
+    /// The first shard, which has what belongs to the stack as a whole: addresses, routes, pings.
     pub(crate) fn shard(&self) -> &Shared {
-        &self.0.shard
+        self.shard_at(0)
+    }
+
+    /// A shard by its number; numbers come from this stack alone.
+    pub(crate) fn shard_at(&self, shard: usize) -> &Shared {
+        &self.inner.shards[shard]
+    }
+
+    /// Where a new connection belongs.
+    pub(crate) fn shard_for_flow(&self) -> usize {
+        match self.home {
+            Some(home) => home,
+            None if self.shards() == 1 => 0,
+            None => self.inner.next.fetch_add(1, Ordering::Relaxed) % self.shards(),
+        }
+    }
+
+    /// Where a UDP socket at `port` belongs: with the others at that port.
+    pub(crate) fn shard_for_port(&self, port: u16) -> usize {
+        let home = self.inner.ports.as_ref().and_then(|ports| ports.get(port));
+        home.unwrap_or_else(|| self.shard_for_flow())
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.shard.ring();
-        let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The last handle may be dropped by a task that the driver itself has woken.
-        if let Some(driver) = driver.filter(|driver| driver.thread().id() != thread::current().id())
-        {
-            let _panicked = driver.join();
+        self.shards.iter().for_each(|shard| shard.ring());
+        let drivers = self.drivers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for driver in drivers.drain(..) {
+            // The last handle may be dropped by a task that a driver itself has woken.
+            if driver.thread().id() != thread::current().id() {
+                let _panicked = driver.join();
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a shard has done, and every reason it has to drop a frame.
 
 use core::fmt;
-use std::ops::{Index, IndexMut};
+use std::ops::{AddAssign, Index, IndexMut};
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
@@ -88,6 +88,8 @@ drop_reasons! {
     FragmentMemory => "fragment_memory",
     /// Fragments whose missing parts did not come in time.
     FragmentTimeout => "fragment_timeout",
+    /// For another shard, whose ring of frames handed over is full.
+    HandOverFull => "hand_over_full",
     /// Outgoing packet without a route.
     NoRoute => "no_route",
     /// Outgoing packet whose next hop does not answer.
@@ -153,6 +155,8 @@ pub struct Stats {
     pub rx_frames: u64,
     /// Frames given to the device.
     pub tx_frames: u64,
+    /// Frames given to another shard: it owns their flow, or every shard hears of them.
+    pub handed_over: u64,
     /// Connections opened by `connect`.
     pub tcp_active_opens: u64,
     /// Connections that reached ESTABLISHED through a listener.
@@ -177,6 +181,47 @@ pub struct Stats {
     pub drops: Drops,
     /// The device's own counters, up to a tenth of a second old.
     pub device: underpass_devices::Counters,
+}
+
+/// The sum over shards.
+impl AddAssign<&Self> for Stats {
+    fn add_assign(&mut self, other: &Self) {
+        let Self {
+            rx_frames,
+            tx_frames,
+            handed_over,
+            tcp_active_opens,
+            tcp_passive_opens,
+            tcp_failures,
+            tcp_flows,
+            tcp_half_open,
+            tcp_time_wait,
+            tcp_time_wait_evicted,
+            reassembled,
+            neighbors,
+            address_conflicts,
+            drops,
+            device,
+        } = self;
+        *rx_frames += other.rx_frames;
+        *tx_frames += other.tx_frames;
+        *handed_over += other.handed_over;
+        *tcp_active_opens += other.tcp_active_opens;
+        *tcp_passive_opens += other.tcp_passive_opens;
+        *tcp_failures += other.tcp_failures;
+        *tcp_flows += other.tcp_flows;
+        *tcp_half_open += other.tcp_half_open;
+        *tcp_time_wait += other.tcp_time_wait;
+        *tcp_time_wait_evicted += other.tcp_time_wait_evicted;
+        *reassembled += other.reassembled;
+        // Every shard knows the same ones.
+        *neighbors = other.neighbors.max(*neighbors);
+        *address_conflicts += other.address_conflicts;
+        for (sum, count) in drops.0.iter_mut().zip(other.drops.0) {
+            *sum += count;
+        }
+        *device += other.device;
+    }
 }
 
 /// One line: what flowed, what was lost and why.

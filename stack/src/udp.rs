@@ -12,6 +12,7 @@ use crate::config::Limits;
 use crate::ip_header::{ip_header_len, write_ip_header};
 use crate::output::{Outgoing, Output};
 use crate::packet::{UdpDatagram, protocol};
+use crate::port_homes::PortHomes;
 use crate::stats::DropReason;
 use crate::wake::Waiters;
 
@@ -27,6 +28,8 @@ pub(crate) struct Udp {
     dirty: VecDeque<u32>,
     next_ephemeral: u16,
     limits: Limits,
+    /// Where ports are, and which shard this is, if there are several.
+    homes: Option<(PortHomes, usize)>,
 }
 
 /// One UDP socket: a ring of datagrams each way, taken at bind.
@@ -58,7 +61,13 @@ impl Udp {
             dirty: VecDeque::new(),
             next_ephemeral: EPHEMERAL.start() + first_port % span,
             limits,
+            homes: None,
         }
+    }
+
+    /// Makes this the sockets of one of several shards.
+    pub(crate) fn share_ports(&mut self, homes: PortHomes, shard: usize) {
+        self.homes = Some((homes, shard));
     }
 
     /// Opens a socket; port 0 takes an ephemeral one.
@@ -71,7 +80,7 @@ impl Udp {
         }
         let port = match local.port() {
             0 => self.ephemeral()?,
-            port if self.is_used(SocketAddr::new(local.ip(), port)) => {
+            port if self.is_used(SocketAddr::new(local.ip(), port)) || !self.claim(port) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
                     format!("a UDP socket is already bound to {local}"),
@@ -102,6 +111,9 @@ impl Udp {
             at_port.retain(|other| *other != id);
             if at_port.is_empty() {
                 self.by_port.remove(&port);
+                if let Some((homes, _)) = &self.homes {
+                    homes.release(port);
+                }
             }
         }
         self.dirty.retain(|other| *other != id);
@@ -214,12 +226,17 @@ impl Udp {
         })
     }
 
+    /// Makes this shard the home of a port. False: another one is.
+    fn claim(&self, port: u16) -> bool {
+        self.homes.as_ref().is_none_or(|(homes, shard)| homes.claim(port, *shard))
+    }
+
     fn ephemeral(&mut self) -> io::Result<u16> {
         for _ in EPHEMERAL {
             let port = self.next_ephemeral;
             self.next_ephemeral =
                 if port == *EPHEMERAL.end() { *EPHEMERAL.start() } else { port + 1 };
-            if !self.by_port.contains_key(&port) {
+            if !self.by_port.contains_key(&port) && self.claim(port) {
                 return Ok(port);
             }
         }

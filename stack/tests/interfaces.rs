@@ -186,7 +186,7 @@ fn what_cannot_be_is_refused_with_a_reason() {
     let both = Interface::with_queues([a, b]).address(net("10.0.0.1/24"));
     assert!(matches!(
         Stack::builder().build_shard_all([both]).err(),
-        Some(BuildError::Queues { interface: 0, queues: 2 })
+        Some(BuildError::Queues { interface: 0, queues: 2, .. })
     ));
     let none: [Interface<SimDevice>; 0] = [];
     let refused = Stack::builder().build_shard_all(none).err();

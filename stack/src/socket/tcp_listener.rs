@@ -2,6 +2,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use super::TcpStream;
@@ -12,15 +13,23 @@ use crate::block::wait;
 /// Connections that may wait for `accept` unless [`TcpListener::bind_with_backlog`] says otherwise.
 const DEFAULT_BACKLOG: usize = 1024;
 
-/// A listening TCP socket. Clones accept from the same queue.
+/// A listening TCP socket. It listens on every shard of its stack, and a connection is accepted from
+/// the shard that owns it. Clones accept from the same queues.
 #[derive(Clone)]
-pub struct TcpListener(Arc<Inner>);
+pub struct TcpListener {
+    inner: Arc<Inner>,
+    /// Accepts connections of this shard alone.
+    only: Option<usize>,
+}
 
 struct Inner {
     stack: Stack,
-    id: u32,
+    /// By shard.
+    ids: Vec<u32>,
     local: SocketAddr,
     modes: Modes,
+    /// The shard that is asked first for the next connection.
+    next: AtomicUsize,
 }
 
 impl TcpListener {
@@ -40,17 +49,37 @@ impl TcpListener {
         if local.port() == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs a port"));
         }
-        let id = stack.shard().with(|core| {
-            core.check_running()?;
-            core.net.check_local(local)?;
-            core.tcp.listeners.open(local, backlog)
-        })?;
-        Ok(Self(Arc::new(Inner { stack: stack.clone(), id, local, modes: Modes::default() })))
+        // The queue of each shard has its share.
+        let backlog = backlog.div_ceil(stack.shards());
+        // If a shard refuses, this closes it on those before.
+        let mut inner = Inner {
+            stack: stack.clone(),
+            ids: Vec::with_capacity(stack.shards()),
+            local,
+            modes: Modes::default(),
+            next: AtomicUsize::new(0),
+        };
+        for shard in 0..stack.shards() {
+            let id = stack.shard_at(shard).with(|core| {
+                core.check_running()?;
+                core.net.check_local(local)?;
+                core.tcp.listeners.open(local, backlog)
+            })?;
+            inner.ids.push(id);
+        }
+        Ok(Self { inner: Arc::new(inner), only: None })
+    }
+
+    /// A handle of the same listener that accepts only connections owned by one shard, for code that
+    /// runs on that shard's thread. `None`: there is no such shard.
+    pub fn on_shard(&self, shard: usize) -> Option<Self> {
+        let only = (shard < self.inner.ids.len()).then_some(shard)?;
+        Some(Self { inner: Arc::clone(&self.inner), only: Some(only) })
     }
 
     /// Waits for a connection and takes it.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        wait(self.0.modes.read(), |cx| self.poll_accept(cx))
+        wait(self.inner.modes.read(), |cx| self.poll_accept(cx))
     }
 
     /// The same, without holding the thread.
@@ -60,12 +89,33 @@ impl TcpListener {
 
     /// The same, for a future of one's own.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        let stack = &self.0.stack;
-        let accepted = stack.shard().with(|core| {
+        let shards = self.inner.ids.len();
+        let (first, count) = match self.only {
+            Some(only) => (only, 1),
+            None if shards == 1 => (0, 1),
+            // Each shard is the first to be asked in its turn.
+            None => (self.inner.next.fetch_add(1, Ordering::Relaxed), shards),
+        };
+        for shard in (0..count).map(|n| first.wrapping_add(n) % shards) {
+            if let Poll::Ready(accepted) = self.poll_accept_on(shard, cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_accept_on(
+        &self,
+        shard: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        let Inner { stack, ids, .. } = &*self.inner;
+        let id = ids[shard];
+        let accepted = stack.shard_at(shard).with(|core| {
             core.check_running()?;
-            let accepted = core.tcp.accept(self.0.id);
+            let accepted = core.tcp.accept(id);
             if accepted.is_none()
-                && let Some(listener) = core.tcp.listeners.get_mut(self.0.id)
+                && let Some(listener) = core.tcp.listeners.get_mut(id)
             {
                 listener.waiters.add(cx.waker());
             }
@@ -73,7 +123,8 @@ impl TcpListener {
         });
         match accepted {
             Ok(Some((id, tuple))) => {
-                Poll::Ready(Ok((TcpStream::new(stack.clone(), id, tuple), tuple.remote)))
+                let stream = TcpStream::new(stack.clone(), shard, id, tuple);
+                Poll::Ready(Ok((stream, tuple.remote)))
             }
             Ok(None) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
@@ -82,18 +133,21 @@ impl TcpListener {
 
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
-        self.0.local
+        self.inner.local
     }
 
     /// Makes `accept` return `WouldBlock` instead of waiting.
     pub fn set_nonblocking(&self, nonblocking: bool) {
-        self.0.modes.set_nonblocking(nonblocking);
+        self.inner.modes.set_nonblocking(nonblocking);
     }
 }
 
 /// The port is free again; connections nobody accepted are reset.
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stack.shard().with(|core| core.tcp.close_listener(self.id));
+        // The first shard last: who can listen there can listen everywhere.
+        for (shard, id) in self.ids.iter().enumerate().rev() {
+            self.stack.shard_at(shard).with(|core| core.tcp.close_listener(*id));
+        }
     }
 }

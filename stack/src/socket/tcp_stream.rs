@@ -20,6 +20,7 @@ pub struct TcpStream(Arc<Inner>);
 
 struct Inner {
     stack: Stack,
+    shard: usize,
     id: u32,
     tuple: Tuple,
     modes: Modes,
@@ -63,18 +64,19 @@ impl TcpStream {
         if remote.port() == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "nobody listens on port 0"));
         }
-        let (id, tuple) = stack.shard().with(|core| {
+        let shard = stack.shard_for_flow();
+        let (id, tuple) = stack.shard_at(shard).with(|core| {
             core.check_running()?;
             let (interface, source) = core.net.source_for(remote.ip())?;
             let id = core.tcp.connect(interface, SocketAddr::new(source, 0), remote)?;
             io::Result::Ok((id, *core.tcp.flow(id).connection.tuple()))
         })?;
-        Ok(Self::new(stack.clone(), id, tuple))
+        Ok(Self::new(stack.clone(), shard, id, tuple))
     }
 
-    pub(crate) fn new(stack: Stack, id: u32, tuple: Tuple) -> Self {
+    pub(crate) fn new(stack: Stack, shard: usize, id: u32, tuple: Tuple) -> Self {
         let read_closed = AtomicBool::new(false);
-        Self(Arc::new(Inner { stack, id, tuple, modes: Modes::default(), read_closed }))
+        Self(Arc::new(Inner { stack, shard, id, tuple, modes: Modes::default(), read_closed }))
     }
 
     /// Ready when the attempt to connect has ended.
@@ -216,6 +218,11 @@ impl TcpStream {
         self.0.tuple.local
     }
 
+    /// The shard that owns the connection; it never changes.
+    pub fn shard(&self) -> usize {
+        self.0.shard
+    }
+
     /// Switches Nagle's algorithm off (`true`) or on.
     pub fn set_nodelay(&self, nodelay: bool) {
         self.with(|core, id| core.tcp.flow(id).connection.set_nodelay(nodelay));
@@ -237,12 +244,12 @@ impl TcpStream {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Core, u32) -> R) -> R {
-        self.0.stack.shard().with(|core| f(core, self.0.id))
+        self.0.stack.shard_at(self.0.shard).with(|core| f(core, self.0.id))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stack.shard().with(|core| core.tcp.release(self.id));
+        self.stack.shard_at(self.shard).with(|core| core.tcp.release(self.id));
     }
 }

@@ -15,6 +15,7 @@ pub struct UdpSocket(Arc<Inner>);
 
 struct Inner {
     stack: Stack,
+    shard: usize,
     id: u32,
     local: SocketAddr,
     modes: Modes,
@@ -27,13 +28,27 @@ impl UdpSocket {
     /// # Errors
     /// `AddrNotAvailable`: not an address of the stack. `AddrInUse`: the port is taken.
     pub fn bind(stack: &Stack, local: SocketAddr) -> io::Result<Self> {
-        let (id, local) = stack.shard().with(|core| {
-            core.check_running()?;
-            core.net.check_local(local)?;
-            let id = core.udp.bind(local)?;
-            io::Result::Ok((id, core.udp.socket(id).local))
-        })?;
-        Ok(Self(Arc::new(Inner { stack: stack.clone(), id, local, modes: Modes::default() })))
+        let (shard, id, local) = loop {
+            let shard = stack.shard_for_port(local.port());
+            let bound = stack.shard_at(shard).with(|core| {
+                core.check_running()?;
+                core.net.check_local(local)?;
+                let id = core.udp.bind(local)?;
+                io::Result::Ok((id, core.udp.socket(id).local))
+            });
+            match bound {
+                // Another shard has become the port's home meanwhile: the socket goes there.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && stack.shard_for_port(local.port()) != shard => {}
+                bound => {
+                    let (id, local) = bound?;
+                    break (shard, id, local);
+                }
+            }
+        };
+        let (stack, modes) = (stack.clone(), Modes::default());
+        Ok(Self(Arc::new(Inner { stack, shard, id, local, modes })))
     }
 
     /// Sends one datagram; waits while the send queue is full. A datagram above the MTU is
@@ -54,7 +69,7 @@ impl UdpSocket {
         data: &[u8],
         peer: SocketAddr,
     ) -> Poll<io::Result<usize>> {
-        self.0.stack.shard().with(|core| {
+        self.0.stack.shard_at(self.0.shard).with(|core| {
             core.check_running()?;
             let own = match self.0.local.ip() {
                 any if any.is_unspecified() => core.net.source_for(peer.ip())?.1,
@@ -93,7 +108,7 @@ impl UdpSocket {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<(usize, SocketAddr)>> {
-        self.0.stack.shard().with(|core| {
+        self.0.stack.shard_at(self.0.shard).with(|core| {
             core.check_running()?;
             let socket = core.udp.socket(self.0.id);
             match socket.recv(buffer) {
@@ -104,6 +119,11 @@ impl UdpSocket {
                 }
             }
         })
+    }
+
+    /// The shard it lives on; it never changes.
+    pub fn shard(&self) -> usize {
+        self.0.shard
     }
 
     /// Where it is bound.
@@ -124,6 +144,6 @@ impl UdpSocket {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stack.shard().with(|core| core.udp.close(self.id));
+        self.stack.shard_at(self.shard).with(|core| core.udp.close(self.id));
     }
 }

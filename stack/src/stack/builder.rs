@@ -1,21 +1,26 @@
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use ipnet::IpNet;
-use underpass_devices::Device;
+use underpass_devices::{Device, Steering};
 
 use super::{Inner, Stack};
 use crate::config::Limits;
 use crate::core::Core;
-use crate::driver;
+use crate::driver::{self, Drive};
+use crate::handover::siblings;
 use crate::interface::{Config, Interface};
-use crate::network::MAX_INTERFACES;
+use crate::network::{MAX_INTERFACES, share_routes};
 use crate::random::Random;
 use crate::routes::Routes;
-use crate::shard::Shard;
+use crate::shard::{Bell, Shard};
+
+/// Shards of one stack; the port table holds their numbers in bytes.
+const MAX_SHARDS: usize = 64;
 
 /// Configures a [`Stack`].
 #[derive(Clone, Debug, Default)]
@@ -52,13 +57,17 @@ pub enum BuildError {
     /// No interface, or more than a shard can serve.
     #[error("a stack has 1 to {MAX_INTERFACES} interfaces, not {0}")]
     Interfaces(usize),
-    /// More or less than one queue pair of an interface.
-    #[error("interface {interface} brings {queues} queue pairs; one is what a shard serves")]
+    /// A shard serves one queue pair of each interface.
+    #[error(
+        "interface {interface} brings {queues} queue pairs, and there are to be {shards} shards"
+    )]
     Queues {
         /// Counted from 0 in the order they were given.
         interface: usize,
         /// How many it brings.
         queues: usize,
+        /// How many it should bring: as many as the first one, at least 1 and at most 64.
+        shards: usize,
     },
     /// A limit is zero or too large.
     #[error("the limit {0}")]
@@ -118,42 +127,73 @@ impl Builder {
         self.build_shard_all([Interface::new(device)])
     }
 
-    /// Starts the stack on several interfaces, on a thread of its own. Addresses and gateways given
-    /// to the builder itself are those of the first one.
+    /// Starts the stack on several interfaces, on a thread of its own for each shard. Addresses and
+    /// gateways given to the builder itself are those of the first one. There are as many shards as
+    /// each of the interfaces has queues.
     pub fn build_all<D: Device + Send + 'static>(
         self,
         interfaces: impl IntoIterator<Item = Interface<D>>,
     ) -> Result<Stack, BuildError> {
         let busy_poll = self.busy_poll;
-        let (stack, shard) = self.build_shard_all(interfaces)?;
-        let stop = Arc::clone(&stack.0.stop);
-        let driver = thread::Builder::new()
-            .name("underpass".into())
-            .spawn(move || driver::run(shard, &stop, busy_poll))?;
-        *stack.0.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(driver);
+        let (stack, shards) = self.build_shards(interfaces)?;
+        let clock = Clock::now();
+        for (index, shard) in shards.into_iter().enumerate() {
+            let drive = Drive {
+                clock,
+                busy_poll,
+                stop: Arc::clone(&stack.inner.stop),
+                shards: stack.inner.shards.clone(),
+            };
+            let driver = thread::Builder::new()
+                .name(format!("underpass-{index}"))
+                .spawn(move || driver::run(shard, &drive))?;
+            stack.inner.drivers.lock().unwrap_or_else(PoisonError::into_inner).push(driver);
+        }
         Ok(stack)
     }
 
-    /// Makes the stack on several interfaces but leaves it to the caller to turn its [`Shard`].
+    /// Makes the stack on several interfaces with one queue each, but leaves it to the caller to turn
+    /// its [`Shard`].
     pub fn build_shard_all<D: Device>(
         self,
         interfaces: impl IntoIterator<Item = Interface<D>>,
     ) -> Result<(Stack, Shard<D>), BuildError> {
+        let (stack, shards) = self.build_shards(interfaces)?;
+        let [shard] = <[Shard<D>; 1]>::try_from(shards).map_err(|shards| BuildError::Queues {
+            interface: 0,
+            queues: shards.len(),
+            shards: 1,
+        })?;
+        Ok((stack, shard))
+    }
+
+    /// Makes the stack on several interfaces, but leaves it to the caller to turn its [`Shard`]s:
+    /// shard *i* serves queue *i* of every interface.
+    pub fn build_shards<D: Device>(
+        self,
+        interfaces: impl IntoIterator<Item = Interface<D>>,
+    ) -> Result<(Stack, Vec<Shard<D>>), BuildError> {
         let mut interfaces: Vec<Interface<D>> = interfaces.into_iter().collect();
         if interfaces.len() > MAX_INTERFACES {
             return Err(BuildError::Interfaces(interfaces.len()));
         }
         interfaces.first_mut().ok_or(BuildError::Interfaces(0))?.config.extend(self.config);
         check_limits(&self.limits)?;
+        let count = interfaces.first().map_or(0, |first| first.queues.len());
         let mut routes = Routes::default();
-        let (mut devices, mut caps) = (Vec::new(), Vec::new());
+        let mut devices: Vec<Vec<D>> = (0..count).map(|_| Vec::new()).collect();
         for (n, interface) in interfaces.into_iter().enumerate() {
             let Interface { queues, config } = interface;
-            let [device] = <[D; 1]>::try_from(queues)
-                .map_err(|queues| BuildError::Queues { interface: n, queues: queues.len() })?;
-            config.apply(n, device.caps(), &mut routes)?;
-            caps.push(device.caps().clone());
-            devices.push(device);
+            if queues.len() != count || !(1..=MAX_SHARDS).contains(&count) {
+                let (queues, shards) = (queues.len(), count.clamp(1, MAX_SHARDS));
+                return Err(BuildError::Queues { interface: n, queues, shards });
+            }
+            if let Some(device) = queues.first() {
+                config.apply(n, device.caps(), &mut routes)?;
+            }
+            for (of_shard, device) in devices.iter_mut().zip(queues) {
+                of_shard.push(device);
+            }
         }
         if routes.addresses().is_empty() {
             return Err(BuildError::NoAddress);
@@ -162,26 +202,59 @@ impl Builder {
             Some(seed) => Random::Seeded(seed),
             None => Random::from_os()?,
         };
-        let core = Core::new(caps, routes, &self.limits, &mut random);
-        let shard = Shard::new(devices, core)?;
-        let stack = Stack(Arc::new(Inner {
-            shard: Arc::clone(shard.shared()),
+        let bells =
+            (0..count).map(|_| Bell::new().map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
+        let mut cores: Vec<Core> = devices
+            .iter()
+            .map(|devices| {
+                let caps = devices.iter().map(|device| device.caps().clone()).collect();
+                Core::new(caps, routes.clone(), &self.limits, &mut random)
+            })
+            .collect();
+        let mut ports = None;
+        if count > 1 {
+            let steering = steering(&devices, count);
+            let len = devices.iter().flatten().map(|d| d.caps().max_frame()).max().unwrap_or(0);
+            let secret = random.bytes();
+            let siblings = siblings(&bells, steering, self.limits.handed_over, len);
+            ports = siblings.first().map(|first| first.ports.clone());
+            for (core, siblings) in cores.iter_mut().zip(siblings) {
+                core.join(siblings, secret);
+            }
+            share_routes(cores.iter_mut().map(|core| &mut core.net));
+        }
+        let parts = devices.into_iter().zip(cores).zip(bells);
+        let shards: Vec<_> =
+            parts.map(|((devices, core), bell)| Shard::new(devices, core, bell)).collect();
+        let inner = Inner {
+            shards: shards.iter().map(|shard| Arc::clone(shard.shared())).collect(),
+            ports,
+            next: AtomicUsize::new(0),
             limits: self.limits,
             stop: Arc::default(),
-            driver: Mutex::default(),
-        }));
-        Ok((stack, shard))
+            drivers: Mutex::default(),
+        };
+        Ok((Stack { inner: Arc::new(inner), home: None }, shards))
     }
 }
 
+/// The owner of a flow is told by the hash that the first device that has one uses, so that most
+/// frames arrive where they belong; otherwise by our own.
+fn steering<D: Device>(devices: &[Vec<D>], shards: usize) -> Steering {
+    let hash = devices.iter().flatten().find_map(|device| device.caps().steering);
+    Steering::new(hash.unwrap_or_default(), shards)
+}
+
 fn check_limits(limits: &Limits) -> Result<(), BuildError> {
-    let Limits { flows, send_buffer, recv_buffer, udp_datagrams, neighbors, .. } = limits;
+    let Limits { flows, send_buffer, recv_buffer, udp_datagrams, neighbors, handed_over, .. } =
+        limits;
     if *recv_buffer > 1 << 30 || *send_buffer > 1 << 30 {
         return Err(BuildError::BadLimit("of a TCP buffer is 1 GiB"));
     }
-    if [flows, send_buffer, recv_buffer, udp_datagrams, neighbors].into_iter().any(|l| *l == 0) {
+    let all = [flows, send_buffer, recv_buffer, udp_datagrams, neighbors, handed_over];
+    if all.into_iter().any(|limit| *limit == 0) {
         return Err(BuildError::BadLimit(
-            "on flows, buffers, datagrams and neighbours is at least 1",
+            "on flows, buffers, datagrams, neighbours and frames handed over is at least 1",
         ));
     }
     if *flows > u32::MAX as usize {

@@ -23,6 +23,7 @@ impl<E: Engine> Tcp<E> {
             ));
         }
         let (table, flows) = (&self.table, &self.flows);
+        let home = self.home;
         let (time_wait, listeners) = (&self.time_wait, &self.listeners);
         let in_use = |port: u16| {
             let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
@@ -30,13 +31,20 @@ impl<E: Engine> Tcp<E> {
                 || table.get(&tuple, |id| *flows[id as usize].connection.tuple() == tuple).is_some()
                 || time_wait.contains(&tuple)
         };
+        let abroad = |port: u16| {
+            let local = SocketAddr::new(local.ip(), port);
+            home.is_some_and(|(steering, shard)| steering.queue_of(local, remote) != shard)
+        };
         let port = match local.port() {
-            0 => self.ports.pick(local.ip(), remote, in_use).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::AddrNotAvailable,
-                    format!("every ephemeral port towards {remote} is in use"),
-                )
-            })?,
+            0 => self
+                .ports
+                .pick(local.ip(), remote, |port| abroad(port) || in_use(port))
+                .ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::AddrNotAvailable,
+                        format!("every ephemeral port towards {remote} is in use"),
+                    )
+                })?,
             port if in_use(port) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,

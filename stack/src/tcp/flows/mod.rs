@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use slab::Slab;
-use underpass_devices::Instant;
+use underpass_devices::{Instant, Steering};
 
 use super::engine::{Connection, Emitted, Engine, State};
 use super::listener::Listeners;
@@ -50,6 +50,8 @@ pub(crate) struct Tcp<E: Engine> {
     limits: Limits,
     now: Instant,
     counters: Counters,
+    /// Who owns a flow, and which shard this is, if there are several.
+    home: Option<(Steering, usize)>,
 }
 
 /// What has happened since the shard was made.
@@ -117,7 +119,13 @@ impl<E: Engine> Tcp<E> {
             limits,
             now: Instant::ZERO,
             counters: Counters::default(),
+            home: None,
         }
+    }
+
+    /// Makes this the flows of one of several shards.
+    pub(crate) fn share_ports(&mut self, steering: Steering, shard: usize) {
+        self.home = Some((steering, shard));
     }
 
     /// Marks flows whose timers are due.

@@ -1,0 +1,55 @@
+//! Addresses and routes of a stack with several shards. The first shard alone changes them; the
+//! others take over what it publishes before they do anything else.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Network;
+use crate::routes::Routes;
+
+/// One shard's hold on what the first shard has published.
+pub(crate) struct SharedRoutes {
+    published: Arc<Published>,
+    /// The version this shard has.
+    seen: u64,
+}
+
+#[derive(Default)]
+struct Published {
+    version: AtomicU64,
+    routes: Mutex<Routes>,
+}
+
+/// Makes the networks of all shards of a stack follow the first one.
+pub(crate) fn share_routes<'a>(networks: impl IntoIterator<Item = &'a mut Network>) {
+    let published = Arc::new(Published::default());
+    for network in networks {
+        let published = Arc::clone(&published);
+        network.shared_routes = Some(SharedRoutes { published, seen: 0 });
+    }
+}
+
+impl Network {
+    /// Tells the other shards of addresses and routes that have changed.
+    pub(super) fn publish(&mut self) {
+        let Some(shared) = &mut self.shared_routes else {
+            return;
+        };
+        let mut routes = shared.published.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        *routes = self.routes.clone();
+        shared.seen = shared.published.version.fetch_add(1, Ordering::Release) + 1;
+    }
+
+    /// Takes over what the first shard has changed.
+    pub(crate) fn refresh(&mut self) {
+        let Some(shared) = &mut self.shared_routes else {
+            return;
+        };
+        let version = shared.published.version.load(Ordering::Acquire);
+        if version != shared.seen {
+            shared.seen = version;
+            let routes = shared.published.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            self.routes = routes.clone();
+        }
+    }
+}
