@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
-use underpass::Stack;
 use underpass::devices::Pcap;
+use underpass::{Interface, Stack};
 use underpass_drivers::{AnyDevice, Spec};
 
 /// A device, and what the stack is called on its link.
@@ -25,7 +25,8 @@ pub(crate) struct Attachment {
     /// Router to everything beyond the link; at most one per IP version
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
-    /// Also write every frame to this pcapng file
+    /// Also write every frame to this pcapng file; with several shards to one for each, FILE.0, FILE.1
+    /// and so on
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
 }
@@ -33,6 +34,11 @@ pub(crate) struct Attachment {
 impl Attachment {
     /// Opens the device and starts a stack on it.
     pub(crate) fn stack(&self) -> Result<Stack> {
+        self.stack_of(1)
+    }
+
+    /// The same with several shards, each on a queue of the device and a thread of its own.
+    pub(crate) fn stack_of(&self, shards: usize) -> Result<Stack> {
         let mut builder = Stack::builder();
         for addr in &self.addr {
             builder = builder.address(*addr);
@@ -40,19 +46,32 @@ impl Attachment {
         for gateway in &self.gateway {
             builder = builder.gateway(*gateway);
         }
-        let device = AnyDevice::open(&self.device)?;
+        let devices = AnyDevice::open_queues(&self.device, shards)?;
         let stack = match &self.pcap {
-            None => builder.build(device),
+            None => builder.build_all([Interface::with_queues(devices)]),
             Some(path) => {
-                let file = File::create(path).map(BufWriter::new);
-                let capture = file.and_then(|file| {
-                    Pcap::new(device, &self.device.to_string(), file, SystemTime::now())
-                });
-                let capture = capture.with_context(|| format!("--pcap {}", path.display()))?;
-                builder.build(capture)
+                let captures: Vec<_> = devices
+                    .into_iter()
+                    .enumerate()
+                    .map(|(n, device)| {
+                        let mut path = path.clone().into_os_string();
+                        if shards > 1 {
+                            path.push(format!(".{n}"));
+                        }
+                        self.capture(device, Path::new(&path))
+                    })
+                    .collect::<Result<_>>()?;
+                builder.build_all([Interface::with_queues(captures)])
             }
         };
         stack.with_context(|| format!("starting the stack on {}", self.device))
+    }
+
+    fn capture(&self, device: AnyDevice, path: &Path) -> Result<Pcap<AnyDevice, BufWriter<File>>> {
+        let file = File::create(path).map(BufWriter::new);
+        let capture = file
+            .and_then(|file| Pcap::new(device, &self.device.to_string(), file, SystemTime::now()));
+        capture.with_context(|| format!("--pcap {}", path.display()))
     }
 
     /// Fails, with the remedy, if there is no way to `ip`.

@@ -24,6 +24,10 @@ pub(crate) struct Args {
     /// TCP port
     #[arg(long, default_value_t = 80)]
     port: u16,
+    /// Spread the connections over so many shards, each on a queue of the device and a thread of its
+    /// own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    shards: u8,
 }
 
 /// Serves until SIGINT, then finishes the requests under way.
@@ -31,7 +35,7 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
     let root = Root::open(&args.root).with_context(|| format!("--root {}", args.root.display()))?;
     let root = Arc::new(root);
     let interrupted = interrupted()?;
-    let stack = args.attachment.stack()?;
+    let stack = args.attachment.stack_of(usize::from(args.shards))?;
     let listener = listen(&stack, args.port)?;
     announce(&args.attachment, args.port, "http", json);
 

@@ -58,12 +58,19 @@ pub(crate) fn announce(attachment: &Attachment, port: u16, scheme: &str, json: b
 /// Waits until what was written has arrived, stops `stack`, and prints what it has done.
 pub(crate) async fn finish(stack: Stack, json: bool) {
     drain(&stack).await;
-    let stats = stack.stats();
+    let (stats, shards) = (stack.stats(), stack.shard_stats());
     stop(stack).await;
     if json {
-        println!("{}", json!({ "event": "stopped", "stats": to_json(&stats) }));
-    } else {
-        println!("{stats}");
+        let shards: Vec<_> = shards.iter().map(to_json).collect();
+        println!("{}", json!({ "event": "stopped", "stats": to_json(&stats), "shards": shards }));
+        return;
+    }
+    println!("{stats}");
+    if shards.len() > 1 {
+        for (n, shard) in shards.iter().enumerate() {
+            let Stats { tcp_passive_opens, handed_over, .. } = shard;
+            println!("shard {n}: {tcp_passive_opens} accepted, {handed_over} frames handed over");
+        }
     }
 }
 
@@ -101,6 +108,7 @@ fn to_json(stats: &Stats) -> serde_json::Value {
         "rx_bytes": stats.device.rx_bytes,
         "tx_frames": stats.tx_frames,
         "tx_bytes": stats.device.tx_bytes,
+        "handed_over": stats.handed_over,
         "tcp_passive_opens": stats.tcp_passive_opens,
         "tcp_active_opens": stats.tcp_active_opens,
         "tcp_failures": stats.tcp_failures,

@@ -14,6 +14,7 @@ on_every_link! {
     ranges_and_heads,
     what_is_not_served_is_refused,
     a_hundred_clients_at_once,
+    two_shards_share_a_hundred_clients,
     a_connection_is_kept_for_the_next_request,
     an_interrupt_ends_it_and_it_can_start_again,
     an_interrupt_lets_a_transfer_finish,
@@ -71,8 +72,35 @@ fn what_is_not_served_is_refused(lab: &Lab) {
 }
 
 fn a_hundred_clients_at_once(lab: &Lab) {
-    let sent = sha256(&lab.random_file("random.bin", 300_000));
     let _server = lab.serve(&["http-serve", "--root", "."]);
+    a_hundred_curls(lab);
+}
+
+fn two_shards_share_a_hundred_clients(lab: &Lab) {
+    let arguments = ["http-serve", "--root", ".", "--shards", "2", "--pcap", "capture"];
+    let mut server = lab.serve(&arguments);
+    a_hundred_curls(lab);
+    server.interrupt();
+    let (exit, statistics) = server.wait();
+    assert!(exit.success(), "{exit}");
+    let accepted: Vec<u32> = (0..2)
+        .map(|shard| {
+            let start = format!("shard {shard}: ");
+            let line = statistics.lines().find_map(|line| line.strip_prefix(&start));
+            let count = line.and_then(|line| line.split_once(" accepted")).map(|(n, _)| n);
+            count.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{statistics}"))
+        })
+        .collect();
+    println!("{statistics}");
+    assert_eq!(accepted.iter().sum::<u32>(), 100, "{statistics}");
+    assert!(accepted.iter().all(|n| *n > 20), "{statistics}");
+    for file in ["capture.0", "capture.1"] {
+        assert!(fs::metadata(lab.dir.path().join(file)).unwrap().len() > 10_000, "{file}");
+    }
+}
+
+fn a_hundred_curls(lab: &Lab) {
+    let sent = sha256(&lab.random_file("random.bin", 300_000));
     fs::create_dir(lab.dir.path().join("received")).unwrap();
     let url = "http://10.7.0.2/random.bin?[1-100]";
     let parallel = ["-sSf", "-Z", "--parallel-immediate", "--parallel-max", "100"];

@@ -42,7 +42,7 @@ impl Stack {
     /// # }
     /// ```
     pub fn sleep(&self, duration: Duration) -> Sleep {
-        let timer = self.shard().with(|core| core.sleeps.start(duration));
+        let timer = self.home_shard().with(|core| core.sleeps.start(duration));
         Sleep { stack: self.clone(), timer }
     }
 
@@ -70,7 +70,7 @@ impl Future for Sleep {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let timer = self.timer.map_err(|full| io::Error::new(io::ErrorKind::OutOfMemory, full))?;
-        self.stack.shard().with(|core| {
+        self.stack.home_shard().with(|core| {
             if core.sleeps.poll(timer, cx.waker()) {
                 return Poll::Ready(Ok(()));
             }
@@ -83,7 +83,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Ok(timer) = self.timer {
-            self.stack.shard().with(|core| core.sleeps.cancel(timer));
+            self.stack.home_shard().with(|core| core.sleeps.cancel(timer));
         }
     }
 }

@@ -67,8 +67,8 @@ impl Stack {
         self.inner.shards.len()
     }
 
-    /// A handle of the same stack that opens its connections and UDP sockets on one shard, for code
-    /// that runs on that shard's thread. `None`: there is no such shard.
+    /// A handle of the same stack that opens its connections and UDP sockets and sleeps on one shard,
+    /// for code that runs on that shard's thread. `None`: there is no such shard.
     pub fn on_shard(&self, shard: usize) -> Option<Self> {
         let home = (shard < self.shards()).then_some(shard)?;
         Some(Self { inner: Arc::clone(&self.inner), home: Some(home) })
@@ -77,6 +77,11 @@ impl Stack {
     /// The first shard, which has what belongs to the stack as a whole: addresses, routes, pings.
     pub(crate) fn shard(&self) -> &Shared {
         self.shard_at(0)
+    }
+
+    /// The shard that this handle is for, or else the first one.
+    pub(crate) fn home_shard(&self) -> &Shared {
+        self.shard_at(self.home.unwrap_or(0))
     }
 
     /// A shard by its number; numbers come from this stack alone.
