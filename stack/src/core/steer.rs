@@ -13,7 +13,7 @@ impl Core {
     /// Takes what other shards have handed over. Returns the number of packets.
     pub(super) fn receive_handed_over(&mut self, tx: &mut [impl TxQueue]) -> usize {
         let mut received = 0;
-        for from in 0..self.siblings.as_ref().map_or(0, |siblings| siblings.count()) {
+        for from in 0..self.siblings.as_ref().map_or(0, Siblings::count) {
             for _ in 0..BURST {
                 let Some(parcel) = self.siblings.as_mut().and_then(|all| all.take(from)) else {
                     break;
@@ -57,7 +57,7 @@ impl Core {
         if arrival.handed_over {
             return;
         }
-        for to in 0..self.siblings.as_ref().map_or(0, |siblings| siblings.count()) {
+        for to in 0..self.siblings.as_ref().map_or(0, Siblings::count) {
             self.hand_over(to, content, bytes, arrival);
         }
     }
