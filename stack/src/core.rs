@@ -1,7 +1,7 @@
 //! The state of one shard: what `turn` does with each frame and each timer.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -16,10 +16,11 @@ use crate::isn::IsnGenerator;
 use crate::link::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Out};
 use crate::network::{MAX_INTERFACES, Network};
 use crate::output::{Outgoing, Output};
-use crate::packet::{Packet, TcpSegment, Tuple, UdpDatagram, protocol};
+use crate::packet::{Packet, TcpSegment, UdpDatagram, protocol};
 use crate::ping::{EchoReply, EchoRequest, Pings};
 use crate::ports::PortAllocator;
 use crate::random::Random;
+use crate::raw::RawSockets;
 use crate::reassembly::{Reassembler, ReassemblyConfig};
 use crate::routes::Routes;
 use crate::sleep::Sleeps;
@@ -40,6 +41,7 @@ pub(crate) struct Core {
     pub(crate) udp: Udp,
     pub(crate) pings: Pings,
     pub(crate) sleeps: Sleeps,
+    pub(crate) raw: RawSockets,
     reassembler: Reassembler,
     errors: RateLimiter,
     counters_due: Instant,
@@ -89,6 +91,7 @@ impl Core {
             udp: Udp::new(limits.clone(), random.u16()),
             pings: Pings::default(),
             sleeps: Sleeps::new(limits.sleeps),
+            raw: RawSockets::new(limits.clone()),
             reassembler: Reassembler::new(
                 ReassemblyConfig {
                     max_datagrams: limits.reassembly_datagrams,
@@ -99,7 +102,7 @@ impl Core {
             ),
             errors: RateLimiter::new(limits.errors_per_second),
             counters_due: Instant::ZERO,
-            net: Network::new(caps, routes, limits.neighbors, random),
+            net: Network::new(caps, routes, limits, random),
             wakes: Vec::new(),
             stopped: None,
         }
@@ -147,6 +150,7 @@ impl Core {
             send_echo(*src, *dst, EchoKind::Request, &echo, &mut out);
         }
         self.udp.emit(&mut out, &mut self.wakes);
+        self.raw.emit(&mut out, &mut self.wakes);
         self.tcp.emit(now, &mut out, &mut self.wakes);
         let drops = &mut self.net.stats.drops;
         self.reassembler.poll(now, |reason| drops.count(reason));
@@ -187,6 +191,7 @@ impl Core {
         self.tcp.is_dirty()
             || self.udp.is_dirty()
             || self.pings.is_dirty()
+            || self.raw.is_dirty()
             || self.sleeps.is_dirty()
             || self.net.links.iter().any(|link| link.cutting.is_busy())
     }
@@ -199,6 +204,7 @@ impl Core {
         self.udp.stop(&mut self.wakes);
         self.pings.stop(&mut self.wakes);
         self.sleeps.stop(&mut self.wakes);
+        self.raw.stop(&mut self.wakes);
     }
 
     fn next_timer(&self) -> Option<Instant> {
@@ -281,6 +287,8 @@ impl Core {
         arrival: Arrival,
         tx: &mut [impl TxQueue],
     ) {
+        let copied = !self.raw.is_empty()
+            && self.raw.on_packet(packet, &mut self.net.stats.drops, &mut self.wakes);
         let mut out = Out { now: self.now, net: &mut self.net, tx };
         let result = match packet.protocol {
             protocol::TCP if unicast && !arrival.group => checked_segment(packet, arrival.checksum)
@@ -289,6 +297,7 @@ impl Core {
                 }),
             protocol::UDP => self.on_udp(packet, arrival, tx),
             protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, tx),
+            _ if copied => Ok(()),
             _ => {
                 self.refuse(packet, arrival, Unreachable::Protocol, tx);
                 Err(DropReason::UnknownProtocol)
@@ -342,15 +351,8 @@ impl Core {
                 };
                 self.pings.on_reply(echo.ident, reply, &mut self.wakes)
             }
-            IcmpMessage::Error(error) if error.quoted.protocol == protocol::TCP => {
-                let quoted = error.quoted;
-                let tuple = Tuple {
-                    local: SocketAddr::new(quoted.src, quoted.src_port),
-                    remote: SocketAddr::new(quoted.dst, quoted.dst_port),
-                };
-                self.tcp.on_icmp_error(&tuple, &error)
-            }
-            IcmpMessage::Error(_) | IcmpMessage::Other => Err(DropReason::IcmpIgnored),
+            IcmpMessage::Error(error) => self.on_icmp_error(&error),
+            IcmpMessage::Other => Err(DropReason::IcmpIgnored),
         }
     }
 
@@ -369,7 +371,8 @@ impl Core {
             return self.net.drop(DropReason::RateLimited);
         }
         let len = icmp::unreachable_len(packet);
-        let outgoing = Outgoing { dst: packet.src, len, checksum: None, segment: None };
+        let outgoing =
+            Outgoing { dst: packet.src, len, checksum: None, segment: None, dont_fragment: false };
         let mut out = Out { now: self.now, net: &mut self.net, tx };
         out.packet(outgoing, |bytes| {
             icmp::write_unreachable(bytes, packet, why);
@@ -379,7 +382,7 @@ impl Core {
 
 fn send_echo(src: IpAddr, dst: IpAddr, kind: EchoKind, echo: &Echo<'_>, out: &mut impl Output) {
     let len = icmp::echo_len(dst, echo.payload.len());
-    let outgoing = Outgoing { dst, len, checksum: None, segment: None };
+    let outgoing = Outgoing { dst, len, checksum: None, segment: None, dont_fragment: false };
     out.packet(outgoing, |bytes| {
         icmp::write_echo(bytes, src, dst, kind, echo);
     });

@@ -36,6 +36,7 @@ mod core;
 mod driver;
 mod fragment;
 mod icmp;
+mod icmp_errors;
 mod interface;
 mod ip_header;
 mod isn;
@@ -46,10 +47,13 @@ mod neighbor;
 mod network;
 mod output;
 mod packet;
+mod path_mtu;
 mod ping;
 mod ports;
 mod random;
+mod raw;
 mod reassembly;
+mod recent;
 mod routes;
 mod shard;
 mod sleep;
@@ -70,8 +74,11 @@ pub use ping::EchoReply;
 pub use routes::{Address, AddressState, Origin, Route};
 pub use shard::Shard;
 pub use sleep::Sleep;
-pub use socket::{Ping, TcpListener, TcpStream, UdpSocket};
+pub use socket::{
+    ConnectOptions, IpVersion, ListenOptions, Ping, RawSocket, TcpListener, TcpStream, UdpSocket,
+};
 pub use stack::{BuildError, Builder, Stack};
 pub use stats::{DropReason, Drops, Stats};
+pub use tcp::{KeepAlive, TcpInfo, TcpOptions, TcpState};
 
 pub use underpass_devices as devices;

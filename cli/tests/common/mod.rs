@@ -161,7 +161,8 @@ impl Lab {
         self.kernel().run(work)
     }
 
-    fn kernel(&self) -> &Namespace {
+    /// The namespace of the kernel's end.
+    pub(crate) fn kernel(&self) -> &Namespace {
         self.peer.as_ref().unwrap_or(&self.ours)
     }
 }
@@ -170,6 +171,11 @@ impl Lab {
 pub(crate) struct Process(Child);
 
 impl Process {
+    /// Starts a program in a namespace.
+    pub(crate) fn start(namespace: &Namespace, mut command: Command) -> Self {
+        Self(namespace.run(|| command.spawn()).unwrap())
+    }
+
     /// Sends SIGINT.
     pub(crate) fn interrupt(&self) {
         kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
@@ -232,7 +238,7 @@ pub(crate) fn sha256(path: &Path) -> [u8; 32] {
 }
 
 /// Runs a command in a namespace to its end, or for as long as anything may take.
-fn finish(namespace: &Namespace, mut command: Command) -> Output {
+pub(crate) fn finish(namespace: &Namespace, mut command: Command) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
     let child = namespace.run(|| command.spawn()).unwrap();
     let pid = Pid::from_child(&child);
