@@ -199,7 +199,7 @@ impl Connection for SmoltcpConnection {
             in_flight: in_flight.min(socket.send_queue()),
             unsent: socket.send_queue().saturating_sub(in_flight),
             unread: socket.recv_queue(),
-            send_window: usize::from(self.meter.peer_window) << self.meter.peer_scale,
+            send_window: self.meter.peer_window as usize,
             recv_window: socket.recv_capacity() - socket.recv_queue(),
             send_buffer: socket.send_capacity(),
             recv_buffer: socket.recv_capacity(),

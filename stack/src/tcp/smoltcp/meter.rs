@@ -19,8 +19,8 @@ pub(super) struct Meter {
     pub(super) retransmissions: u32,
     /// Window field of the last segment sent.
     pub(super) sent_window: u16,
-    /// Window field of the peer's last segment, and its scale.
-    pub(super) peer_window: u16,
+    /// Bytes the peer takes, as of its last segment, and the scale of its window field.
+    pub(super) peer_window: u32,
     pub(super) peer_scale: u8,
     /// The round trip being measured: it ends when this is acknowledged.
     timed: Option<(u32, Instant)>,

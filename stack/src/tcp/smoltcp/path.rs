@@ -164,7 +164,9 @@ impl Path {
 }
 
 fn measure(now: Instant, connection: &mut SmoltcpConnection, segment: &TcpSegment<'_>) {
-    connection.meter.peer_window = segment.window;
+    // The window of a SYN is never scaled (RFC 7323 §2.2).
+    let scale = if segment.flags.syn() { 0 } else { connection.meter.peer_scale };
+    connection.meter.peer_window = u32::from(segment.window) << scale;
     if segment.flags.ack() {
         let una = connection.una();
         connection.meter.on_received(now, segment.ack, una);
