@@ -31,13 +31,8 @@ pub(crate) struct Segment {
 /// Where engines and protocols put IP packets: the link below resolves the next hop and writes the
 /// packet straight into a transmit slot.
 pub(crate) trait Output {
-    /// Slots free for packets that leave by `interface`.
-    fn room(&self, interface: usize) -> usize;
-
     /// False if the next packet that leaves by `interface` would find no slot.
-    fn has_room(&self, interface: usize) -> bool {
-        self.room(interface) > 0
-    }
+    fn has_room(&self, interface: usize) -> bool;
 
     /// The interface that packets to `dst` leave by. `None`: there is no route.
     fn interface_to(&self, dst: IpAddr) -> Option<usize>;

@@ -61,11 +61,6 @@ impl Path {
         interface
     }
 
-    /// The device cuts superframes.
-    pub(super) fn has_segmentation(&self) -> bool {
-        self.caps.segmentation.tcpv4.is_some()
-    }
-
     /// Largest payload of one packet on this link.
     pub(super) fn mss(&self) -> u16 {
         (self.mtu - self.ip_header_len - TCP_HEADER_LEN) as u16

@@ -19,8 +19,6 @@ use crate::tcp::engine::Sequence;
 
 /// Offset of the checksum field in a TCP header.
 const TCP_CHECKSUM_AT: u16 = 16;
-/// Most slots asked for before smoltcp may send: a ring of fewer would never have them.
-const MAX_SLOTS: usize = 16;
 const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The device smoltcp sees during one call: at most one packet to receive, and our output.
@@ -73,18 +71,10 @@ pub(super) struct Headers<'a> {
     may_fragment: bool,
     /// First sequence number not acknowledged.
     una: u32,
-    /// Packets that one of smoltcp's may become: its segments stay as large as the link takes when
-    /// the path takes less, and a device that does not cut gets them cut.
-    slots: usize,
 }
 
 impl<'a> Headers<'a> {
     pub(super) fn of(path: &'a Path, connection: &SmoltcpConnection) -> Self {
-        let slots = if connection.path_mss < path.mss() && !path.has_segmentation() {
-            usize::from(path.mss()).div_ceil(usize::from(connection.segment_size.max(1)))
-        } else {
-            1
-        };
         Self {
             path,
             interface: connection.interface,
@@ -94,7 +84,6 @@ impl<'a> Headers<'a> {
             traffic_class: connection.traffic_class,
             may_fragment: connection.may_fragment,
             una: connection.una(),
-            slots: slots.min(MAX_SLOTS),
         }
     }
 
@@ -109,7 +98,6 @@ impl<'a> Headers<'a> {
             traffic_class: 0,
             may_fragment: false,
             una: 0,
-            slots: 1,
         }
     }
 
@@ -183,7 +171,7 @@ impl<'o, O: Output> phy::Device for Phy<'o, O> {
     }
 
     fn transmit(&mut self, _: SmolInstant) -> Option<TxToken<'_, 'o, O>> {
-        if self.tx.out.room(self.tx.headers.interface) >= self.tx.headers.slots {
+        if self.tx.out.has_room(self.tx.headers.interface) {
             Some(TxToken(&mut self.tx))
         } else {
             self.tx.starved = true;
@@ -237,8 +225,8 @@ impl<O: Output> phy::TxToken for TxToken<'_, '_, O> {
 pub(super) struct Nowhere;
 
 impl Output for Nowhere {
-    fn room(&self, _: usize) -> usize {
-        0
+    fn has_room(&self, _: usize) -> bool {
+        false
     }
 
     fn path_mtu(&self, _: IpAddr) -> usize {

@@ -31,8 +31,8 @@ impl Wire {
 }
 
 impl Output for Wire {
-    fn room(&self, _: usize) -> usize {
-        self.room
+    fn has_room(&self, _: usize) -> bool {
+        self.room > 0
     }
 
     fn path_mtu(&self, _: IpAddr) -> usize {
