@@ -52,7 +52,8 @@ pub(crate) struct Core {
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Something was received or sent, or is waiting for room: call again without sleeping.
+    /// Something was received or sent, or is waiting for room, or a sleep is over, whose task may
+    /// have something to send: call again without sleeping.
     pub busy: bool,
     /// When to call again if nothing arrives first.
     pub next: Option<Instant>,
@@ -129,7 +130,7 @@ impl Core {
         }
 
         self.tcp.advance(now);
-        self.sleeps.turn(now, &mut self.wakes);
+        let woken = self.sleeps.turn(now, &mut self.wakes);
         let mut out = Out { now, net: &mut self.net, tx: &mut tx };
         let tcp = &mut self.tcp;
         out.poll_neighbors(|packet| {
@@ -158,7 +159,7 @@ impl Core {
             }
             self.counters_due = now + COUNTERS_INTERVAL;
         }
-        Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() }
+        Turn { busy: received > 0 || woken || self.is_dirty(), next: self.next_timer() }
     }
 
     /// Fails once the device is gone.
