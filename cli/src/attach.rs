@@ -1,6 +1,6 @@
 //! The options that say where a stack is attached.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufWriter;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
-use underpass::Stack;
 use underpass::devices::Pcap;
+use underpass::{DnsConfig, Hosts, Stack};
 use underpass_drivers::{AnyDevice, Spec};
 
 /// A device, and what the stack is called on its link.
@@ -25,6 +25,15 @@ pub(crate) struct Attachment {
     /// Router to everything beyond the link; at most one per IP version
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
+    /// DNS server; repeat it for several, which are asked in turn
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<IpAddr>,
+    /// Domain to complete short names with; repeat it for several
+    #[arg(long, value_name = "DOMAIN")]
+    search: Vec<String>,
+    /// Names with fixed addresses, in the format of /etc/hosts
+    #[arg(long, value_name = "FILE")]
+    hosts: Option<PathBuf>,
     /// Also write every frame to this pcapng file
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -40,6 +49,10 @@ impl Attachment {
         for gateway in &self.gateway {
             builder = builder.gateway(*gateway);
         }
+        for server in &self.dns {
+            builder = builder.dns_server(*server);
+        }
+        builder = builder.dns(self.names()?);
         let device = AnyDevice::open(&self.device)?;
         let stack = match &self.pcap {
             None => builder.build(device),
@@ -55,8 +68,23 @@ impl Attachment {
         stack.with_context(|| format!("starting the stack on {}", self.device))
     }
 
-    /// Fails, with the remedy, if there is no way to `ip`.
-    pub(crate) fn check_route(&self, ip: IpAddr) -> Result<()> {
+    /// Fails, with the remedy, if `host` is an address to which there is no way.
+    pub(crate) fn check_host(&self, host: &str) -> Result<()> {
+        host.parse().map_or(Ok(()), |ip| self.check_route(ip))
+    }
+
+    fn names(&self) -> Result<DnsConfig> {
+        let mut config = DnsConfig::default();
+        config.search.clone_from(&self.search);
+        if let Some(path) = &self.hosts {
+            let text = fs::read_to_string(path);
+            let text = text.with_context(|| format!("--hosts {}", path.display()))?;
+            config.hosts = Hosts::parse(&text);
+        }
+        Ok(config)
+    }
+
+    fn check_route(&self, ip: IpAddr) -> Result<()> {
         let mut same = self.addr.iter().filter(|a| a.addr().is_ipv4() == ip.is_ipv4()).peekable();
         if same.peek().is_none() {
             bail!("no way to {ip}: this stack has no address of that IP version; add --addr");

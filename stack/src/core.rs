@@ -54,7 +54,8 @@ pub(crate) struct Core {
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Something was received or sent, or is waiting for room: call again without sleeping.
+    /// Something was received or sent, or is waiting for room, or a sleep is over, whose task may
+    /// have something to send: call again without sleeping.
     pub busy: bool,
     /// When to call again if nothing arrives first.
     pub next: Option<Instant>,
@@ -132,7 +133,7 @@ impl Core {
         }
 
         self.tcp.advance(now);
-        self.sleeps.turn(now, &mut self.wakes);
+        let woken = self.sleeps.turn(now, &mut self.wakes);
         let mut out = Out { now, net: &mut self.net, tx: &mut tx };
         out.poll_cutting();
         let tcp = &mut self.tcp;
@@ -163,7 +164,7 @@ impl Core {
             }
             self.counters_due = now + COUNTERS_INTERVAL;
         }
-        Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() }
+        Turn { busy: received > 0 || woken || self.is_dirty(), next: self.next_timer() }
     }
 
     /// Fails once the device is gone.

@@ -33,6 +33,7 @@ mod block;
 mod checksum;
 mod config;
 mod core;
+mod dns;
 mod driver;
 mod fragment;
 mod icmp;
@@ -68,6 +69,9 @@ mod wake;
 
 pub use config::Limits;
 pub use core::Turn;
+pub use dns::{
+    Answer, DnsConfig, DnsError, DnsStats, Hosts, Record, RecordData, RecordType, Resolver,
+};
 pub use interface::Interface;
 pub use network::AddressError;
 pub use ping::EchoReply;
