@@ -59,6 +59,7 @@ mod stats;
 mod tcp;
 mod time_wait;
 mod timer;
+pub mod transport;
 mod udp;
 mod wake;
 
@@ -75,3 +76,4 @@ pub use stack::{BuildError, Builder, Stack};
 pub use stats::{DropReason, Drops, Stats};
 
 pub use underpass_devices as devices;
+pub use underpass_protocols as protocols;
