@@ -17,7 +17,7 @@ pub(super) struct Sockets {
     listener: TcpListener,
     listener_bell: Arc<Bell>,
     listener_waker: Waker,
-    sockets: HashMap<ConnectionId, Socket>,
+    by_id: HashMap<ConnectionId, Socket>,
     calls: Arc<Calls>,
     /// Callers being answered; kept for its memory.
     callers: Vec<Caller>,
@@ -43,7 +43,7 @@ impl Sockets {
             listener,
             listener_bell,
             listener_waker,
-            sockets: HashMap::new(),
+            by_id: HashMap::new(),
             calls,
             callers: Vec::new(),
         })
@@ -76,7 +76,7 @@ impl Sockets {
             busy |= self.read(id);
         }
         while let Some(id) = self.endpoint.next_close() {
-            busy |= self.sockets.remove(&id).is_some();
+            busy |= self.by_id.remove(&id).is_some();
         }
         Ok(busy || self.endpoint.has_messages() || self.endpoint.has_lost())
     }
@@ -113,11 +113,11 @@ impl Sockets {
         stream.set_nodelay(true);
         let (bell, waker) = self.calls.bell(Some(id));
         waker.wake_by_ref();
-        self.sockets.insert(id, Socket { stream, bell, waker, connected });
+        self.by_id.insert(id, Socket { stream, bell, waker, connected });
     }
 
     fn answer(&mut self, id: ConnectionId) -> bool {
-        let Some(socket) = self.sockets.get_mut(&id) else { return false };
+        let Some(socket) = self.by_id.get_mut(&id) else { return false };
         socket.bell.answer();
         let mut busy = false;
         if !socket.connected {
@@ -141,7 +141,7 @@ impl Sockets {
         let mut busy = false;
         loop {
             let output = self.endpoint.output(id);
-            let Some(socket) = self.sockets.get(&id).filter(|_| !output.is_empty()) else {
+            let Some(socket) = self.by_id.get(&id).filter(|_| !output.is_empty()) else {
                 return busy;
             };
             let mut cx = Context::from_waker(&socket.waker);
@@ -157,7 +157,7 @@ impl Sockets {
     fn read(&mut self, id: ConnectionId) -> bool {
         let mut busy = false;
         while self.endpoint.wants_input(id) {
-            let Some(socket) = self.sockets.get(&id) else { return busy };
+            let Some(socket) = self.by_id.get(&id) else { return busy };
             let mut cx = Context::from_waker(&socket.waker);
             let endpoint = &mut self.endpoint;
             let read = socket.stream.poll_read_with(
@@ -171,7 +171,7 @@ impl Sockets {
                 Poll::Pending => return busy,
                 Poll::Ready(Ok(0)) => {
                     self.endpoint.ended(id);
-                    self.sockets.remove(&id);
+                    self.by_id.remove(&id);
                 }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => self.drop_broken(id, error),
@@ -183,6 +183,6 @@ impl Sockets {
 
     fn drop_broken(&mut self, id: ConnectionId, error: io::Error) {
         self.endpoint.broken(id, error);
-        self.sockets.remove(&id);
+        self.by_id.remove(&id);
     }
 }
