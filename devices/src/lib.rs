@@ -8,7 +8,7 @@
 //! - the devices that exist in memory alone: [`MemoryDevice`], two ends that pass frames as fast as
 //!   memory allows, and [`SimDevice`], two ends of a simulated link in virtual time;
 //! - the devices around a device: [`Fault`] loses and damages frames, [`Pcap`] writes them to a
-//!   capture file, [`Trace`] logs them, and [`Hooked`] does whatever your [`Hook`] says;
+//!   capture file, [`Trace`] logs them, [`Vlan`] tags them, and [`Hooked`] does whatever your [`Hook`] says;
 //! - [`segment`], offloads carried out in software, and [`Steering`], which tells the queue of a
 //!   flow where there are several;
 //! - `conformance`, the kit that every device must pass (feature `conformance`).
@@ -34,6 +34,7 @@ mod steering;
 mod summary;
 mod time;
 mod trace;
+mod vlan;
 
 pub use caps::{Caps, Medium};
 pub use device::{Buffers, Counters, Device, Frame, RxQueue, SendError, TxQueue, Wake};
@@ -48,3 +49,4 @@ pub use steering::{FlowHash, SOFTWARE_HASH_FACTORS, Steering, software_hash};
 pub use summary::FrameSummary;
 pub use time::Instant;
 pub use trace::{Trace, TraceHook};
+pub use vlan::{NoVlanId, Vlan, VlanId, VlanRx, VlanTx};
