@@ -21,8 +21,8 @@ const HTTP: &str = env!("CARGO_BIN_EXE_http_client");
 const TLS: &str = env!("CARGO_BIN_EXE_tls_client");
 const AXUM: &str = env!("CARGO_BIN_EXE_axum_server");
 
-fn labs() -> [Lab; 3] {
-    [Lab::packet(), Lab::tap(), Lab::vlan()]
+fn labs() -> impl Iterator<Item = Lab> {
+    [Lab::packet(), Lab::tap()].into_iter().chain(Lab::vlan())
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn axum_server() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_vlan_of_the_kernel() {
-    let lab = Lab::vlan();
+    let Some(lab) = Lab::vlan() else { return };
     let _server = lab.serve(AXUM);
     let ping = lab.peer_ok("ping", &["-c", "3", "-i", "0.1", "-s", "1400", "10.7.0.2"]);
     assert!(ping.contains(" 0% packet loss"), "{ping}");

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use lab::{Lab, OURS};
 use underpass::Stack;
 use underpass::transport::suite::{self, Acceptor, Dialer, Rig, Stream};
@@ -100,7 +101,47 @@ fn messages_over_tap_are_verified() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn messages_over_a_vlan_are_verified() {
-    exchange(&Lab::vlan(), EpollTransport::bind);
+    if let Some(lab) = Lab::vlan() {
+        exchange(&lab, EpollTransport::bind);
+    }
+}
+
+/// The kernel takes the tags off on the way: the driver puts them back.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn two_stacks_on_a_vlan_exchange_messages() {
+    let lab = Lab::packet();
+    let open = |spec: &str| AnyDevice::open(&spec.parse().unwrap()).unwrap();
+    let near = lab.at_ours(|| open("packet:veth0,vlan=42"));
+    let far = lab.at_peer(|| open("packet:veth1,vlan=42"));
+    let mut transports =
+        [(near, ours()), (far, SocketAddr::from(([10, 7, 0, 3], 7)))].map(|(device, address)| {
+            let net = IpNet::new_assert(address.ip(), 24);
+            let stack = Stack::builder().address(net).build(device).unwrap();
+            StackTransport::bind(&stack, address, Limits::default()).unwrap()
+        });
+    let [near, far] = &mut transports;
+    println!("{:?}", suite::exchange(near, far, 20_000, 64 * 1024, 9));
+}
+
+/// Who is on another VLAN, or on none, is not there.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn stations_of_other_vlans_do_not_meet() {
+    for other in ["packet:veth1", "packet:veth1,vlan=43"] {
+        let lab = Lab::packet();
+        let open = |spec: &str| AnyDevice::open(&spec.parse().unwrap()).unwrap();
+        let near = lab.at_ours(|| open("packet:veth0,vlan=42"));
+        let far = lab.at_peer(|| open(other));
+        let start = |device, address: &str| {
+            Stack::builder().address(address.parse().unwrap()).build(device).unwrap()
+        };
+        let (near, far) = (start(near, OURS), start(far, "10.7.0.3/24"));
+        let at = SocketAddr::from(([10, 7, 0, 3], 7));
+        let _listener = underpass::TcpListener::bind(&far, at).unwrap();
+        let timeout = Duration::from_secs(1);
+        assert!(underpass::TcpStream::connect_timeout(&near, at, timeout).is_err(), "{other}");
+    }
 }
 
 #[test]
