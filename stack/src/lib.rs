@@ -64,6 +64,7 @@ mod stats;
 mod tcp;
 mod time_wait;
 mod timer;
+pub mod transport;
 mod udp;
 mod wake;
 
@@ -86,3 +87,4 @@ pub use stats::{DropReason, Drops, Stats};
 pub use tcp::{KeepAlive, TcpInfo, TcpOptions, TcpState};
 
 pub use underpass_devices as devices;
+pub use underpass_protocols as protocols;
