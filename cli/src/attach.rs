@@ -1,6 +1,6 @@
 //! The options that say where a stack is attached.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufWriter;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use underpass::devices::Pcap;
-use underpass::{Interface, Stack};
+use underpass::{DnsConfig, Hosts, Interface, Stack};
 use underpass_drivers::{AnyDevice, Spec};
 
 /// A device, and what the stack is called on its link.
@@ -25,6 +25,15 @@ pub(crate) struct Attachment {
     /// Router to everything beyond the link; at most one per IP version
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
+    /// DNS server; repeat it for several, which are asked in turn
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<IpAddr>,
+    /// Domain to complete short names with; repeat it for several
+    #[arg(long, value_name = "DOMAIN")]
+    search: Vec<String>,
+    /// Names with fixed addresses, in the format of /etc/hosts
+    #[arg(long, value_name = "FILE")]
+    hosts: Option<PathBuf>,
     /// Also write every frame to this pcapng file; with several shards to one for each, FILE.0, FILE.1
     /// and so on
     #[arg(long, value_name = "FILE")]
@@ -46,6 +55,10 @@ impl Attachment {
         for gateway in &self.gateway {
             builder = builder.gateway(*gateway);
         }
+        for server in &self.dns {
+            builder = builder.dns_server(*server);
+        }
+        builder = builder.dns(self.names()?);
         let devices = AnyDevice::open_queues(&self.device, shards)?;
         let stack = match &self.pcap {
             None => builder.build_all([Interface::with_queues(devices)]),
@@ -74,8 +87,23 @@ impl Attachment {
         capture.with_context(|| format!("--pcap {}", path.display()))
     }
 
-    /// Fails, with the remedy, if there is no way to `ip`.
-    pub(crate) fn check_route(&self, ip: IpAddr) -> Result<()> {
+    /// Fails, with the remedy, if `host` is an address to which there is no way.
+    pub(crate) fn check_host(&self, host: &str) -> Result<()> {
+        host.parse().map_or(Ok(()), |ip| self.check_route(ip))
+    }
+
+    fn names(&self) -> Result<DnsConfig> {
+        let mut config = DnsConfig::default();
+        config.search.clone_from(&self.search);
+        if let Some(path) = &self.hosts {
+            let text = fs::read_to_string(path);
+            let text = text.with_context(|| format!("--hosts {}", path.display()))?;
+            config.hosts = Hosts::parse(&text);
+        }
+        Ok(config)
+    }
+
+    fn check_route(&self, ip: IpAddr) -> Result<()> {
         let mut same = self.addr.iter().filter(|a| a.addr().is_ipv4() == ip.is_ipv4()).peekable();
         if same.peek().is_none() {
             bail!("no way to {ip}: this stack has no address of that IP version; add --addr");

@@ -107,7 +107,7 @@ impl Hook for FaultHook {
     fn received(&mut self, frame: &mut Received<'_>) {
         if self.happens(self.config.rx_corrupt) {
             let partial = frame.meta.checksum.partial();
-            self.corrupt(frame.bytes_mut(), partial);
+            self.corrupt(frame.bytes, partial);
             frame.meta.checksum = RxChecksum::Unverified;
             self.stats.rx_corrupted += 1;
         }

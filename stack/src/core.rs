@@ -3,7 +3,7 @@
 mod steer;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -20,10 +20,11 @@ use crate::isn::IsnGenerator;
 use crate::link::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Out};
 use crate::network::{MAX_INTERFACES, Network};
 use crate::output::{Outgoing, Output};
-use crate::packet::{Packet, TcpSegment, Tuple, UdpDatagram, protocol};
+use crate::packet::{Packet, TcpSegment, UdpDatagram, protocol};
 use crate::ping::{EchoReply, EchoRequest, Pings};
 use crate::ports::PortAllocator;
 use crate::random::Random;
+use crate::raw::RawSockets;
 use crate::reassembly::{Reassembler, ReassemblyConfig};
 use crate::routes::Routes;
 use crate::sleep::Sleeps;
@@ -44,6 +45,7 @@ pub(crate) struct Core {
     pub(crate) udp: Udp,
     pub(crate) pings: Pings,
     pub(crate) sleeps: Sleeps,
+    pub(crate) raw: RawSockets,
     reassembler: Reassembler,
     errors: RateLimiter,
     counters_due: Instant,
@@ -58,7 +60,8 @@ pub(crate) struct Core {
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Something was received or sent, or is waiting for room: call again without sleeping.
+    /// Something was received or sent, or is waiting for room, or a sleep is over, whose task may
+    /// have something to send: call again without sleeping.
     pub busy: bool,
     /// When to call again if nothing arrives first.
     pub next: Option<Instant>,
@@ -97,6 +100,7 @@ impl Core {
             udp: Udp::new(limits.clone(), random.u16()),
             pings: Pings::default(),
             sleeps: Sleeps::new(limits.sleeps),
+            raw: RawSockets::new(limits.clone()),
             reassembler: Reassembler::new(
                 ReassemblyConfig {
                     max_datagrams: limits.reassembly_datagrams,
@@ -108,7 +112,7 @@ impl Core {
             errors: RateLimiter::new(limits.errors_per_second),
             counters_due: Instant::ZERO,
             siblings: None,
-            net: Network::new(caps, routes, limits.neighbors, random),
+            net: Network::new(caps, routes, limits, random),
             wakes: Vec::new(),
             stopped: None,
         }
@@ -149,7 +153,7 @@ impl Core {
         let handed_over = self.receive_handed_over(&mut tx);
 
         self.tcp.advance(now);
-        self.sleeps.turn(now, &mut self.wakes);
+        let woken = self.sleeps.turn(now, &mut self.wakes);
         let mut out = Out { now, net: &mut self.net, tx: &mut tx };
         out.poll_cutting();
         let tcp = &mut self.tcp;
@@ -167,6 +171,7 @@ impl Core {
             send_echo(*src, *dst, EchoKind::Request, &echo, &mut out);
         }
         self.udp.emit(&mut out, &mut self.wakes);
+        self.raw.emit(&mut out, &mut self.wakes);
         self.tcp.emit(now, &mut out, &mut self.wakes);
         let drops = &mut self.net.stats.drops;
         self.reassembler.poll(now, |reason| drops.count(reason));
@@ -182,7 +187,8 @@ impl Core {
             }
             self.counters_due = now + COUNTERS_INTERVAL;
         }
-        Turn { busy: received + handed_over > 0 || self.is_dirty(), next: self.next_timer() }
+        let busy = received + handed_over > 0 || woken || self.is_dirty();
+        Turn { busy, next: self.next_timer() }
     }
 
     /// Fails once the device is gone.
@@ -211,6 +217,7 @@ impl Core {
         self.tcp.is_dirty()
             || self.udp.is_dirty()
             || self.pings.is_dirty()
+            || self.raw.is_dirty()
             || self.sleeps.is_dirty()
             || self.net.links.iter().any(|link| link.cutting.is_busy())
     }
@@ -223,6 +230,7 @@ impl Core {
         self.udp.stop(&mut self.wakes);
         self.pings.stop(&mut self.wakes);
         self.sleeps.stop(&mut self.wakes);
+        self.raw.stop(&mut self.wakes);
     }
 
     fn next_timer(&self) -> Option<Instant> {
@@ -317,6 +325,8 @@ impl Core {
         if self.is_handed_over(packet, arrival) {
             return;
         }
+        let copied = !self.raw.is_empty()
+            && self.raw.on_packet(packet, &mut self.net.stats.drops, &mut self.wakes);
         let mut out = Out { now: self.now, net: &mut self.net, tx };
         let result = match packet.protocol {
             protocol::TCP if unicast && !arrival.group => checked_segment(packet, arrival.checksum)
@@ -325,6 +335,7 @@ impl Core {
                 }),
             protocol::UDP => self.on_udp(packet, arrival, tx),
             protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, tx),
+            _ if copied => Ok(()),
             _ => {
                 self.refuse(packet, arrival, Unreachable::Protocol, tx);
                 Err(DropReason::UnknownProtocol)
@@ -378,15 +389,8 @@ impl Core {
                 };
                 self.pings.on_reply(echo.ident, reply, &mut self.wakes)
             }
-            IcmpMessage::Error(error) if error.quoted.protocol == protocol::TCP => {
-                let quoted = error.quoted;
-                let tuple = Tuple {
-                    local: SocketAddr::new(quoted.src, quoted.src_port),
-                    remote: SocketAddr::new(quoted.dst, quoted.dst_port),
-                };
-                self.tcp.on_icmp_error(&tuple, &error)
-            }
-            IcmpMessage::Error(_) | IcmpMessage::Other => Err(DropReason::IcmpIgnored),
+            IcmpMessage::Error(error) => self.on_icmp_error(&error),
+            IcmpMessage::Other => Err(DropReason::IcmpIgnored),
         }
     }
 
@@ -405,7 +409,8 @@ impl Core {
             return self.net.drop(DropReason::RateLimited);
         }
         let len = icmp::unreachable_len(packet);
-        let outgoing = Outgoing { dst: packet.src, len, checksum: None, segment: None };
+        let outgoing =
+            Outgoing { dst: packet.src, len, checksum: None, segment: None, dont_fragment: false };
         let mut out = Out { now: self.now, net: &mut self.net, tx };
         out.packet(outgoing, |bytes| {
             icmp::write_unreachable(bytes, packet, why);
@@ -415,7 +420,7 @@ impl Core {
 
 fn send_echo(src: IpAddr, dst: IpAddr, kind: EchoKind, echo: &Echo<'_>, out: &mut impl Output) {
     let len = icmp::echo_len(dst, echo.payload.len());
-    let outgoing = Outgoing { dst, len, checksum: None, segment: None };
+    let outgoing = Outgoing { dst, len, checksum: None, segment: None, dont_fragment: false };
     out.packet(outgoing, |bytes| {
         icmp::write_echo(bytes, src, dst, kind, echo);
     });

@@ -19,6 +19,7 @@ use crate::neighbor::{NeighborConfig, NeighborEvent, NeighborTable, Pending, Sol
 use crate::network::Network;
 use crate::output::{Outgoing, Output, Segment};
 use crate::packet::Packet;
+use crate::path_mtu;
 use crate::random::Random;
 use crate::routes::Way;
 use crate::stats::{DropReason, Stats};
@@ -76,10 +77,11 @@ impl Link {
         stats.device += self.counters;
     }
 
-    /// The device takes a packet in one frame.
-    fn takes(&self, packet: &Outgoing) -> bool {
+    /// The device takes a packet in one frame, and so does the path to its destination, which lets
+    /// `path_mtu` bytes through.
+    fn takes(&self, packet: &Outgoing, path_mtu: usize) -> bool {
         let longest = match packet.segment {
-            None => Some(self.caps.mtu),
+            None => Some(self.caps.mtu.min(path_mtu)),
             Some(cut) if !self.fits(cut) => None,
             Some(_) if packet.dst.is_ipv4() => self.caps.tx_segment_tcp4,
             Some(_) => self.caps.tx_segment_tcp6,
@@ -249,8 +251,9 @@ impl<T: TxQueue> Out<'_, T> {
         }
     }
 
-    /// A packet that the device does not take whole: a TCP segment or superframe, made for another
-    /// interface before the route changed, becomes segments that fit; any other one IP fragments.
+    /// A packet that the device or the path does not take whole: a TCP superframe that the device does
+    /// not cut, or that was made for another interface before the route changed, becomes segments
+    /// that fit; any other packet IP fragments.
     fn in_pieces<R>(
         &mut self,
         interface: usize,
@@ -260,21 +263,20 @@ impl<T: TxQueue> Out<'_, T> {
     ) -> R {
         let mut whole = vec![0; packet.len];
         let result = write(&mut whole);
-        let ether_type = ether_type_of(packet.dst);
         let Some(checksum) = packet.checksum else {
-            self.fragments(interface, hop, ether_type, &whole);
+            self.fragments(interface, hop, packet.dst, &whole);
             return result;
         };
         if let Some(cut) = self.segments(interface, packet, &whole) {
             let segmented = segment::segment(&whole, cut, checksum, |piece| {
-                self.fragments(interface, hop, ether_type, piece);
+                self.fragments(interface, hop, packet.dst, piece);
             });
             if segmented.is_err() {
                 self.net.drop(DropReason::TxUnsupported);
             }
         } else {
             checksum::complete(&mut whole, checksum);
-            self.fragments(interface, hop, ether_type, &whole);
+            self.fragments(interface, hop, packet.dst, &whole);
         }
         result
     }
@@ -290,9 +292,11 @@ impl<T: TxQueue> Out<'_, T> {
         Some(segmentation(packet.dst, Segment { size, header_len }, 0))
     }
 
-    /// Sends a complete packet, cut into IP fragments if it is above the MTU.
-    fn fragments(&mut self, interface: usize, hop: Hop, ether_type: u16, whole: &[u8]) {
-        let mtu = self.net.links[interface].caps.mtu;
+    /// Sends a complete packet, cut into IP fragments if it is above the MTU of the path; TCP is cut
+    /// to that already.
+    fn fragments(&mut self, interface: usize, hop: Hop, dst: IpAddr, whole: &[u8]) {
+        let ether_type = ether_type_of(dst);
+        let mtu = self.net.links[interface].caps.mtu.min(self.path_mtu(dst));
         if whole.len() <= mtu {
             let write = |slot: &mut [u8]| slot.copy_from_slice(whole);
             return self.piece(interface, hop, ether_type, whole.len(), write);
@@ -387,6 +391,10 @@ impl<T: TxQueue> Output for Out<'_, T> {
         !waiting && self.tx.get(interface).is_some_and(|tx| tx.room() > 0)
     }
 
+    fn path_mtu(&self, dst: IpAddr) -> usize {
+        self.net.path_mtus.get(self.now, dst)
+    }
+
     fn interface_to(&self, dst: IpAddr) -> Option<usize> {
         self.net.interface_to(dst)
     }
@@ -396,8 +404,11 @@ impl<T: TxQueue> Output for Out<'_, T> {
             self.net.drop(DropReason::NoRoute);
             return None;
         };
+        // Packets that fit every path are not looked up.
+        let fits = packet.dont_fragment || packet.len <= path_mtu::MIN_V4;
+        let path_mtu = if fits { usize::MAX } else { self.path_mtu(packet.dst) };
         let link = &self.net.links[interface];
-        if !link.takes(&packet) {
+        if !link.takes(&packet, path_mtu) {
             if let (Some(cut), Hop::Known(mac)) = (packet.segment, hop)
                 && link.fits(cut)
             {

@@ -8,14 +8,17 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
-use underpass_devices::Caps;
+use underpass_devices::{Caps, Instant};
 
 use self::shared_routes::SharedRoutes;
+use crate::config::Limits;
 use crate::fragment::FragmentIds;
 use crate::link::Link;
+use crate::path_mtu::PathMtus;
 use crate::random::Random;
 use crate::routes::{Routes, Way, is_link_local};
 use crate::stats::{DropReason, Stats};
+use crate::tcp::HashKey;
 use crate::wake::Waiters;
 
 pub use changes::AddressError;
@@ -32,6 +35,7 @@ pub(crate) struct Network {
     pub(crate) routes: Routes,
     pub(crate) stats: Stats,
     pub(crate) fragment_ids: FragmentIds,
+    pub(crate) path_mtus: PathMtus,
     /// Addresses or routes are not what they were when the watchers were last woken.
     changed: bool,
     /// Whoever waits for an address.
@@ -45,14 +49,15 @@ impl Network {
     pub(crate) fn new(
         caps: Vec<Caps>,
         routes: Routes,
-        neighbors: usize,
+        limits: &Limits,
         random: &mut Random,
     ) -> Self {
         Self {
-            links: caps.into_iter().map(|caps| Link::new(caps, neighbors, random)).collect(),
+            links: caps.into_iter().map(|caps| Link::new(caps, limits.neighbors, random)).collect(),
             routes,
             stats: Stats::default(),
             fragment_ids: FragmentIds::new(random.bytes()),
+            path_mtus: PathMtus::new(limits.path_mtus, HashKey(random.bytes())),
             changed: false,
             watchers: Waiters::default(),
             shared_routes: None,
@@ -77,6 +82,7 @@ impl Network {
         for link in &self.links {
             link.report(&mut stats);
         }
+        stats.path_mtus = self.path_mtus.len();
         stats
     }
 
@@ -97,6 +103,13 @@ impl Network {
             return self.routes.group_interface(dst);
         }
         self.way(dst).map(|way| way.interface)
+    }
+
+    /// Longest IP packet that reaches `dst` in one piece, as far as is known.
+    pub(crate) fn path_mtu(&self, now: Instant, dst: IpAddr) -> usize {
+        let link = self.interface_to(dst).and_then(|interface| self.links.get(interface));
+        let link_mtu = link.map_or(usize::MAX, |link| link.caps.mtu);
+        self.path_mtus.get(now, dst).min(link_mtu)
     }
 
     /// An address sockets may bind to: one of ours, or the unspecified one.

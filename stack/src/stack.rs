@@ -1,11 +1,15 @@
 mod addresses;
 mod builder;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use underpass_devices::Steering;
+
 use crate::config::Limits;
+use crate::dns;
 use crate::port_homes::PortHomes;
 use crate::shard::Shared;
 use crate::stats::Stats;
@@ -28,11 +32,14 @@ pub struct Stack {
 struct Inner {
     /// Never empty.
     shards: Vec<Arc<Shared>>,
+    /// Who owns a flow.
+    steering: Steering,
     /// Who has the UDP sockets of a port, if there are several shards.
     ports: Option<PortHomes>,
     /// The shard after the one that got the last socket.
     next: AtomicUsize,
     limits: Limits,
+    dns: dns::State,
     stop: Arc<AtomicBool>,
     drivers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -74,7 +81,12 @@ impl Stack {
         Some(Self { inner: Arc::clone(&self.inner), home: Some(home) })
     }
 
-    /// The first shard, which has what belongs to the stack as a whole: addresses, routes, pings.
+    pub(crate) fn dns(&self) -> &dns::State {
+        &self.inner.dns
+    }
+
+    /// The first shard, which has what belongs to the stack as a whole: addresses, routes, pings, raw
+    /// sockets.
     pub(crate) fn shard(&self) -> &Shared {
         self.shard_at(0)
     }
@@ -96,6 +108,11 @@ impl Stack {
             None if self.shards() == 1 => 0,
             None => self.inner.next.fetch_add(1, Ordering::Relaxed) % self.shards(),
         }
+    }
+
+    /// The owner of the flow between two ends.
+    pub(crate) fn owner(&self, local: SocketAddr, remote: SocketAddr) -> usize {
+        self.inner.steering.queue_of(local, remote)
     }
 
     /// Where a UDP socket at `port` belongs: with the others at that port.

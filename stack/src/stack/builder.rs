@@ -11,6 +11,7 @@ use underpass_devices::{Device, Steering};
 use super::{Inner, Stack};
 use crate::config::Limits;
 use crate::core::Core;
+use crate::dns::{self, DnsConfig};
 use crate::driver::{self, Drive};
 use crate::handover::siblings;
 use crate::interface::{Config, Interface};
@@ -27,6 +28,8 @@ const MAX_SHARDS: usize = 64;
 pub struct Builder {
     /// Of the first interface.
     config: Config,
+    dns_servers: Vec<IpAddr>,
+    dns: DnsConfig,
     limits: Limits,
     busy_poll: Duration,
     seed: Option<u64>,
@@ -90,6 +93,20 @@ impl Builder {
     #[must_use]
     pub fn gateway(mut self, gateway: IpAddr) -> Self {
         self.config.gateways.push(gateway);
+        self
+    }
+
+    /// Adds a DNS server, which is asked when those before it do not answer.
+    #[must_use]
+    pub fn dns_server(mut self, server: IpAddr) -> Self {
+        self.dns_servers.push(server);
+        self
+    }
+
+    /// Sets how names are looked up.
+    #[must_use]
+    pub fn dns(mut self, config: DnsConfig) -> Self {
+        self.dns = config;
         self
     }
 
@@ -211,9 +228,8 @@ impl Builder {
                 Core::new(caps, routes.clone(), &self.limits, &mut random)
             })
             .collect();
-        let mut ports = None;
+        let (mut ports, steering) = (None, steering(&devices, count));
         if count > 1 {
-            let steering = steering(&devices, count);
             let len = devices.iter().flatten().map(|d| d.caps().max_frame()).max().unwrap_or(0);
             let secret = random.bytes();
             let siblings = siblings(&bells, steering, self.limits.handed_over, len);
@@ -228,9 +244,11 @@ impl Builder {
             parts.map(|((devices, core), bell)| Shard::new(devices, core, bell)).collect();
         let inner = Inner {
             shards: shards.iter().map(|shard| Arc::clone(shard.shared())).collect(),
+            steering,
             ports,
             next: AtomicUsize::new(0),
             limits: self.limits,
+            dns: dns::State::new(self.dns_servers, self.dns, random),
             stop: Arc::default(),
             drivers: Mutex::default(),
         };
