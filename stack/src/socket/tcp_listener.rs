@@ -67,12 +67,13 @@ impl TcpListener {
     /// The same, with options. An address is free again as soon as its listener is gone, even while
     /// connections of it are in TIME-WAIT.
     pub fn bind_with(stack: &Stack, local: SocketAddr, options: ListenOptions) -> io::Result<Self> {
-        options.tcp.check()?;
+        let ListenOptions { backlog, tcp } = options;
+        tcp.check()?;
         if local.port() == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs a port"));
         }
         // The queue of each shard has its share.
-        let backlog = options.backlog.div_ceil(stack.shards());
+        let backlog = backlog.div_ceil(stack.shards());
         // If a shard refuses, this closes it on those before.
         let mut inner = Inner {
             stack: stack.clone(),
@@ -85,7 +86,7 @@ impl TcpListener {
             let id = stack.shard_at(shard).with(|core| {
                 core.check_running()?;
                 core.net.check_local(local)?;
-                core.tcp.listeners.open(local, backlog, options.tcp.clone())
+                core.tcp.listeners.open(local, backlog, tcp.clone())
             })?;
             inner.ids.push(id);
         }
