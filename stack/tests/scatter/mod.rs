@@ -123,7 +123,7 @@ impl RxQueue for ScatterRx {
     }
 
     fn next(&mut self) -> Option<Frame<'_>> {
-        let (bytes, meta) = self.held.get(self.lent)?;
+        let (bytes, meta) = self.held.get_mut(self.lent)?;
         self.lent += 1;
         Some(Frame { bytes, meta: *meta })
     }
