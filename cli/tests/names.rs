@@ -6,8 +6,10 @@ mod common;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use common::{Lab, Process};
 
@@ -72,17 +74,24 @@ fn failures_name_their_cause(lab: &Lab) {
 
 fn names_work_in_urls_and_for_ping(lab: &Lab) {
     let _dnsmasq = dnsmasq(lab);
-    let answer = "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nfound";
-    fs::write(lab.dir.path().join("answer"), answer).unwrap();
-    let mut web = Command::new("nc");
     // Only IPv4: the client has to get over the IPv6 address of the same name.
-    web.args(["-4", "-v", "-N", "-l", "8080"]).stderr(Stdio::piped()).stdout(Stdio::null());
-    web.stdin(fs::File::open(lab.dir.path().join("answer")).unwrap());
-    let mut web = lab.start_peer(web);
-    web.wait_for("Listening");
+    let web = lab.at_peer(|| TcpListener::bind("0.0.0.0:8080")).unwrap();
+    let web = thread::spawn(move || {
+        let (mut stream, _) = web.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            request.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfound").unwrap();
+        String::from_utf8(request).unwrap()
+    });
     let url = "http://www.test:8080/file";
     let found = text_of(lab, &["http-get", url, "-o", "-", "--dns", "10.7.0.1"]);
     assert_eq!(found, "found");
+    let request = web.join().unwrap().to_ascii_lowercase();
+    assert!(request.contains("host: www.test:8080\r\n"), "{request}");
 
     let ping = ["ping", "files.test", "-c", "2", "-i", "0.1", "--dns", "10.7.0.1"];
     let found = text_of(lab, &ping);

@@ -31,7 +31,7 @@ fn files_go_to_netcat(lab: &Lab) {
     for (version, host) in [("-4", "10.7.0.1"), ("-6", "fd07::1")] {
         let received = lab.dir.path().join("received");
         let mut netcat = Command::new("nc");
-        netcat.args([version, "-v", "-N", "-l", "9000"]).stdin(Stdio::null());
+        netcat.args([version, "-n", "-v", "-N", "-l", "9000"]).stdin(Stdio::null());
         netcat.stdout(File::create(&received).unwrap()).stderr(Stdio::piped());
         let mut netcat = lab.start_peer(netcat);
         netcat.wait_for("Listening");

@@ -111,10 +111,11 @@ impl<D: Device> Vlan<D> {
         let id = id.into().filter(|_| device.caps().medium == Medium::Ethernet);
         let mut caps = device.caps().clone();
         if id.is_some() {
-            let less = |len: usize| len.saturating_sub(TAG_LEN);
-            caps.mtu = less(caps.mtu);
-            caps.tx_segment_tcp4 = caps.tx_segment_tcp4.map(less);
-            caps.tx_segment_tcp6 = caps.tx_segment_tcp6.map(less);
+            let limits =
+                [Some(&mut caps.mtu), caps.tx_segment_tcp4.as_mut(), caps.tx_segment_tcp6.as_mut()];
+            for limit in limits.into_iter().flatten() {
+                *limit = limit.saturating_sub(TAG_LEN);
+            }
         }
         Self { device, caps, id, received: Received::default() }
     }

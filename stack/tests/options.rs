@@ -66,7 +66,7 @@ fn options_are_inherited_from_the_listener_and_read_back() {
         (false, 64, None, None)
     );
     // As much is taken as the buffer holds.
-    assert_eq!((&near).write(&[0; 50_000]).unwrap(), 3000);
+    assert_eq!((&near).write(&vec![0; 50_000]).unwrap(), 3000);
     assert_eq!(kind((&near).write(b"x")), ErrorKind::WouldBlock);
 
     let mut wrong = ConnectOptions::default();
@@ -333,7 +333,7 @@ fn lingering_waits_for_the_peer_but_not_for_ever() {
         let mut near = TcpStream::connect(&left, right(80)).unwrap();
         let (mut far, _) = listener.accept().unwrap();
         near.set_linger(Some(Duration::from_millis(if reads { 30_000 } else { 300 })));
-        near.write_all(&[1; 100_000]).unwrap();
+        near.write_all(&vec![1; 100_000]).unwrap();
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
             if reads {

@@ -14,7 +14,7 @@ use underpass_protocols::transport::{
     ConnectionId, Counters, Endpoint, Limits, Lost, SendError, Transport,
 };
 
-use super::{READ_LEN, dialer, is_passing, listen};
+use super::{LONGEST_WAIT, READ_LEN, dialer, is_passing, listen};
 
 /// A [`Transport`] over the kernel's TCP, with non-blocking sockets and edge-triggered epoll: one
 /// `epoll_wait` per `progress`, one `write` per burst and peer.
@@ -84,8 +84,7 @@ impl EpollTransport {
 
     /// Waits for events and handles them.
     fn poll(&mut self, timeout: Duration) -> io::Result<bool> {
-        // Longer waits are waited for in pieces.
-        let timeout = Timespec::try_from(timeout.min(Duration::from_hours(1)))
+        let timeout = Timespec::try_from(timeout.min(LONGEST_WAIT))
             .map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut buffer = [MaybeUninit::uninit(); EVENTS];
         let events = match epoll::wait(&self.epoll, &mut buffer[..], Some(&timeout)) {

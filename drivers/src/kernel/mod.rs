@@ -8,6 +8,7 @@ mod uring;
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -20,6 +21,9 @@ const BACKLOG: i32 = 1024;
 
 /// Bytes that one read takes at most.
 const READ_LEN: usize = 64 * 1024;
+
+/// Longer waits are waited for in pieces.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// A listening socket, and where it listens: port 0 is any that is free.
 fn listen(local: SocketAddr) -> io::Result<(Socket, SocketAddr)> {

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Output, Stdio};
 
 use underpass::devices::VlanId;
@@ -109,11 +109,11 @@ impl Lab {
         text(program, &self.at_peer(|| command.output()).unwrap())
     }
 
-    /// Listens at the kernel's end.
-    pub(crate) fn listen(&self) -> (std::net::TcpListener, SocketAddr) {
-        let listener = self.at_peer(|| std::net::TcpListener::bind("10.7.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap();
-        (listener, address)
+    /// Listens at the kernel's end; with the address to connect to, which a TAP brings with it later.
+    pub(crate) fn listen(&self) -> (TcpListener, SocketAddr) {
+        let listener = self.at_peer(|| TcpListener::bind("0.0.0.0:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, SocketAddr::from(([10, 7, 0, 1], port)))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::block::{Mode, wait};
 use crate::core::Core;
 use crate::network::Network;
 use crate::packet::Tuple;
-use crate::tcp::{Connection, RecvEnd, Route, State, TcpOptions};
+use crate::tcp::{Connection, FlowRoute, RecvEnd, State, TcpOptions};
 
 /// A TCP connection. Clones are the same connection; it is closed when the last one is dropped (with
 /// a FIN, or with a RST if received data was not read).
@@ -79,7 +79,16 @@ impl TcpStream {
 
     /// The same, without holding the thread.
     pub async fn connect_async(stack: &Stack, remote: SocketAddr) -> io::Result<Self> {
-        let stream = Self::start(stack, remote)?;
+        Self::connect_with_async(stack, remote, &ConnectOptions::default()).await
+    }
+
+    /// The same, with options, of which the time-out is for blocking calls only.
+    pub async fn connect_with_async(
+        stack: &Stack,
+        remote: SocketAddr,
+        options: &ConnectOptions,
+    ) -> io::Result<Self> {
+        let stream = Self::start_with(stack, remote, options)?;
         poll_fn(|cx| stream.poll_connected(cx)).await?;
         Ok(stream)
     }
@@ -104,7 +113,7 @@ impl TcpStream {
         let (id, tuple) = stack.shard_at(shard).with(|core| {
             core.check_running()?;
             let (interface, source) = core.net.source_for(remote.ip())?;
-            let route = Route {
+            let route = FlowRoute {
                 interface,
                 path_mtu: core.net.path_mtus.get(core.now, remote.ip()),
                 tuple: Tuple {

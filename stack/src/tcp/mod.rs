@@ -10,7 +10,7 @@ mod smoltcp;
 mod table;
 
 pub(crate) use engine::{Connection, RecvEnd, State};
-pub(crate) use flows::{Route, Tcp};
+pub(crate) use flows::{FlowRoute, Tcp};
 pub use info::{TcpInfo, TcpState};
 pub use options::{KeepAlive, TcpOptions};
 pub(crate) use smoltcp::SmoltcpEngine;

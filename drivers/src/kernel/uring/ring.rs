@@ -13,13 +13,15 @@ use slab::Slab;
 use socket2::{SockAddr, Socket};
 use underpass_protocols::transport::ConnectionId;
 
+use crate::kernel::LONGEST_WAIT;
+
 /// Submissions that go to the kernel in one call.
 const ENTRIES: u32 = 256;
 
 /// Operations of sockets. An operation belongs to the ring from `push` until its completion is
 /// handed out, and with it everything that the kernel reads or writes.
 pub(super) struct Ring {
-    ring: IoUring,
+    io_uring: IoUring,
     in_kernel: Slab<Operation>,
     /// Built, and not in the submission queue yet.
     backlog: VecDeque<squeue::Entry>,
@@ -43,13 +45,13 @@ pub(super) enum Done {
 
 impl Ring {
     pub(super) fn new() -> io::Result<Self> {
-        let ring = IoUring::new(ENTRIES)?;
-        let parameters = ring.params();
+        let io_uring = IoUring::new(ENTRIES)?;
+        let parameters = io_uring.params();
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
             let reason = "io_uring waits with a timeout since Linux 5.11; this kernel is older";
             return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         }
-        Ok(Self { ring, in_kernel: Slab::new(), backlog: VecDeque::new() })
+        Ok(Self { io_uring, in_kernel: Slab::new(), backlog: VecDeque::new() })
     }
 
     /// Queues an operation for the next [`submit`](Self::submit).
@@ -67,20 +69,20 @@ impl Ring {
         self.fill();
         while !self.backlog.is_empty() {
             // More than the queue holds.
-            match self.ring.submit() {
+            match self.io_uring.submit() {
                 Ok(_) => {}
                 Err(error) if is_busy(&error) => break,
                 Err(error) => return Err(error),
             }
             self.fill();
         }
-        let waits = !timeout.is_zero() && self.ring.completion().is_empty();
+        let waits = !timeout.is_zero() && self.io_uring.completion().is_empty();
         let submitted = if waits {
-            let timeout = types::Timespec::from(timeout.min(Duration::from_hours(1)));
+            let timeout = types::Timespec::from(timeout.min(LONGEST_WAIT));
             let arguments = types::SubmitArgs::new().timespec(&timeout);
-            self.ring.submitter().submit_with_args(1, &arguments)
+            self.io_uring.submitter().submit_with_args(1, &arguments)
         } else {
-            self.ring.submit()
+            self.io_uring.submit()
         };
         match submitted {
             Ok(_) => {}
@@ -92,7 +94,7 @@ impl Ring {
     }
 
     fn fill(&mut self) {
-        let mut queue = self.ring.submission();
+        let mut queue = self.io_uring.submission();
         while let Some(entry) = self.backlog.pop_front() {
             // SAFETY: `entry` was built by `Operation::build` for an operation that `push` had put
             // into `in_kernel`, under the key that is its user data. Only `reap` takes operations
@@ -109,7 +111,7 @@ impl Ring {
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {
-        for completion in self.ring.completion() {
+        for completion in self.io_uring.completion() {
             let key = usize::try_from(completion.user_data()).ok();
             // A completion that belongs to no operation would be the kernel's fault.
             let Some(operation) = key.and_then(|key| self.in_kernel.try_remove(key)) else {
@@ -179,7 +181,7 @@ impl Drop for Ring {
         }
         let mut done = Vec::new();
         while !self.in_kernel.is_empty() {
-            match self.ring.submit_and_wait(1) {
+            match self.io_uring.submit_and_wait(1) {
                 Ok(_) => self.reap(&mut done),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,

@@ -11,7 +11,7 @@ use crate::tcp::options::TcpOptions;
 
 /// How the packets of a connection about to be opened will go.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Route {
+pub(crate) struct FlowRoute {
     pub(crate) interface: usize,
     /// Longest packet that gets through, as far as routers have told.
     pub(crate) path_mtu: usize,
@@ -22,8 +22,8 @@ impl<E: Engine> Tcp<E> {
     /// Opens a connection; the local port may be 0, then one is chosen that makes this shard the owner. A port that is asked for may be one whose
     /// last connection to `remote` is in TIME-WAIT (RFC 9293 §3.6.1); so may any if there is no
     /// other.
-    pub(crate) fn connect(&mut self, route: &Route, options: &TcpOptions) -> io::Result<u32> {
-        let Route { interface, path_mtu, tuple: Tuple { local, remote } } = *route;
+    pub(crate) fn connect(&mut self, route: &FlowRoute, options: &TcpOptions) -> io::Result<u32> {
+        let FlowRoute { interface, path_mtu, tuple: Tuple { local, remote } } = *route;
         if self.flows.len() >= self.limits.flows {
             return Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,

@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use underpass_devices::Instant;
 
-use super::{Role, Route, Tcp};
+use super::{FlowRoute, Role, Tcp};
 use crate::icmp::{IcmpError, IcmpErrorKind};
 use crate::output::Output;
 use crate::packet::{TcpSegment, Tuple};
@@ -93,7 +93,7 @@ impl<E: Engine> Tcp<E> {
             let remote = segment.tuple.remote.ip();
             let interface = out.interface_to(remote).ok_or(DropReason::NoRoute)?;
             let path_mtu = out.path_mtu(remote);
-            let route = Route { interface, path_mtu, tuple: segment.tuple };
+            let route = FlowRoute { interface, path_mtu, tuple: segment.tuple };
             return self.on_syn(listener, &route, segment, previous);
         }
         reset::reset(segment, out);
@@ -103,7 +103,7 @@ impl<E: Engine> Tcp<E> {
     fn on_syn(
         &mut self,
         listener: u32,
-        route: &Route,
+        route: &FlowRoute,
         syn: &TcpSegment<'_>,
         previous: Option<u32>,
     ) -> Result<(), DropReason> {
@@ -119,7 +119,7 @@ impl<E: Engine> Tcp<E> {
             return Err(DropReason::FlowsFull);
         }
         let isn = self.isn_after(previous, &syn.tuple);
-        let Route { interface, path_mtu, .. } = *route;
+        let FlowRoute { interface, path_mtu, .. } = *route;
         let open = Open { interface, isn, path_mtu, options: &options };
         let connection = self.engine.on_syn(self.now, syn, &open);
         if connection.state() == State::Closed {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 use underpass_devices::{Instant, Steering};
 
-pub(crate) use self::calls::Route;
+pub(crate) use self::calls::FlowRoute;
 use self::options::Extras;
 use super::engine::{Connection, Emitted, Engine, State};
 use super::listener::Listeners;
