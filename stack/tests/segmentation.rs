@@ -28,7 +28,7 @@ fn megabyte(slots: usize, to: &str) -> u64 {
     let near = TcpStream::start(&left, to.parse().unwrap()).unwrap();
     let mut now = Instant::ZERO;
     let mut turn = || {
-        now = now + Duration::from_micros(10);
+        now += Duration::from_micros(10);
         left_shard.turn(now).unwrap();
         right_shard.turn(now).unwrap();
     };
