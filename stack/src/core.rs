@@ -11,6 +11,7 @@ use underpass_devices::{
 
 use crate::checksum;
 use crate::config::Limits;
+use crate::dhcp;
 use crate::icmp::{self, Echo, EchoKind, IcmpMessage, RateLimiter, Unreachable};
 use crate::isn::IsnGenerator;
 use crate::link::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Out};
@@ -137,6 +138,7 @@ impl Core {
                 tcp.on_unreachable(&segment.tuple.reversed());
             }
         });
+        out.poll_dhcp();
         while let Some(dst) = self.pings.next_destination()
             && out.has_room(out.interface_to(dst).unwrap_or(0))
             && let Some(request) = self.pings.next_request()
@@ -147,6 +149,12 @@ impl Core {
         }
         self.udp.emit(&mut out, &mut self.wakes);
         self.tcp.emit(now, &mut out, &mut self.wakes);
+        self.net.wake_watchers(&mut self.wakes);
+        if std::mem::take(&mut self.net.mtu_changed) {
+            for (interface, link) in self.net.links.iter().enumerate() {
+                self.tcp.set_mtu(interface, link.mtu.get());
+            }
+        }
         let drops = &mut self.net.stats.drops;
         self.reassembler.poll(now, |reason| drops.count(reason));
         drop((rx, tx));
@@ -187,6 +195,17 @@ impl Core {
             || self.udp.is_dirty()
             || self.pings.is_dirty()
             || self.sleeps.is_dirty()
+            || self.net.links.iter().any(Link::is_due)
+    }
+
+    /// Gives back what was lent: addresses of DHCP servers. The messages leave with the next turn.
+    pub(crate) fn release(&mut self) {
+        self.net.release_leases(self.now);
+    }
+
+    /// Nothing is on its way out any more, not even a connection that is closing.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.tcp.is_empty() && self.net.is_quiet()
     }
 
     /// Ends everything, because the device is gone or the stack is.
@@ -248,6 +267,16 @@ impl Core {
         {
             return out.on_ndp(arrival.interface, packet.bytes, arrival.src);
         }
+        if packet.protocol == protocol::UDP
+            && out.net.links[arrival.interface].dhcp.is_some()
+            && let Ok(datagram) = UdpDatagram::parse(packet)
+            && datagram.dst_port == dhcp::CLIENT_PORT
+            && packet.fragment.is_none()
+        {
+            let result = check_datagram(&datagram, arrival.checksum)
+                .and_then(|()| out.on_dhcp(arrival.interface, &datagram));
+            return result.unwrap_or_else(|reason| out.net.drop(reason));
+        }
         let routes = &out.net.routes;
         if !routes.is_peer(packet.src) {
             return out.net.drop(DropReason::BadSource);
@@ -304,10 +333,7 @@ impl Core {
         tx: &mut [impl TxQueue],
     ) -> Result<(), DropReason> {
         let datagram = UdpDatagram::parse(*packet)?;
-        if !datagram.unsummed {
-            let len = datagram.data.len() + 8;
-            check_transport(packet, &packet.payload()[..len], arrival.checksum)?;
-        }
+        check_datagram(&datagram, arrival.checksum)?;
         let result = self.udp.on_datagram(&datagram, &mut self.wakes);
         if result == Err(DropReason::UdpClosedPort) {
             self.refuse(packet, arrival, Unreachable::Port, tx);
@@ -392,6 +418,14 @@ fn checked_segment<'a>(
     let segment = TcpSegment::parse(*packet)?;
     check_transport(packet, packet.payload(), verdict)?;
     Ok(segment)
+}
+
+fn check_datagram(datagram: &UdpDatagram<'_>, verdict: RxChecksum) -> Result<(), DropReason> {
+    if datagram.unsummed {
+        return Ok(());
+    }
+    let len = datagram.data.len() + 8;
+    check_transport(&datagram.packet, &datagram.packet.payload()[..len], verdict)
 }
 
 fn check_transport(

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant as Clock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use underpass_devices::{Device, Instant, Wake};
 
+use crate::core::Core;
 use crate::network::MAX_INTERFACES;
 use crate::shard::Shard;
 
@@ -46,8 +47,13 @@ fn turn_until<D: Device>(
             }
         }
         if stop.load(Ordering::SeqCst) {
-            let since = *stopping_since.get_or_insert(time);
-            if shard.shared().with(|core| core.tcp.is_empty()) || time - since >= LINGER {
+            let Some(since) = stopping_since else {
+                shard.shared().with(Core::release);
+                stopping_since = Some(time);
+                // The messages leave with the next round.
+                continue;
+            };
+            if shard.shared().with(|core| core.is_finished()) || time - since >= LINGER {
                 return Ok(());
             }
         }

@@ -33,6 +33,7 @@ mod block;
 mod checksum;
 mod config;
 mod core;
+mod dhcp;
 mod driver;
 mod fragment;
 mod icmp;

@@ -10,10 +10,11 @@ use underpass_devices::{
 
 use crate::arp::{self, ArpEvent};
 use crate::checksum;
+use crate::dhcp;
 use crate::fragment;
 use crate::ndp::{self, NdpEvent};
 use crate::neighbor::{NeighborConfig, NeighborEvent, NeighborTable, Pending, Solicit, Source};
-use crate::network::Network;
+use crate::network::{MIN_MTU, Network};
 use crate::output::{Outgoing, Output, Segment};
 use crate::packet::Packet;
 use crate::random::Random;
@@ -31,8 +32,29 @@ pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub(crate) struct Link {
     pub(crate) caps: Caps,
     pub(crate) neighbors: NeighborTable,
+    /// Largest IP packet, and what the network says of it beyond the device.
+    pub(crate) mtu: LinkMtu,
+    pub(crate) dhcp: Option<dhcp::Client>,
     /// What the device has counted, as of the last look.
     pub(crate) counters: Counters,
+}
+
+/// The MTU of an interface: the smallest that anybody names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkMtu {
+    device: usize,
+    /// RFC 2132 §5.1.
+    pub(crate) dhcp: Option<usize>,
+    /// RFC 4861 §4.6.4.
+    pub(crate) router: Option<usize>,
+}
+
+impl LinkMtu {
+    pub(crate) fn get(&self) -> usize {
+        // Less than what every IPv6 link carries is a mistake or an attack.
+        let named = [self.dhcp, self.router].into_iter().flatten().filter(|mtu| *mtu >= MIN_MTU);
+        named.fold(self.device, usize::min)
+    }
 }
 
 /// Where a packet goes next.
@@ -55,6 +77,8 @@ impl Link {
         let config = NeighborConfig { max_entries: neighbors, ..NeighborConfig::default() };
         Self {
             neighbors: NeighborTable::new(config, random.bytes(), Instant::ZERO),
+            mtu: LinkMtu { device: caps.mtu, dhcp: None, router: None },
+            dhcp: None,
             caps,
             counters: Counters::default(),
         }
@@ -71,21 +95,27 @@ impl Link {
         stats.device += self.counters;
     }
 
+    /// The DHCP client has a message to send.
+    pub(crate) fn is_due(&self) -> bool {
+        self.dhcp.as_ref().is_some_and(dhcp::Client::has_queued)
+    }
+
     /// The device takes a packet in one frame. A superframe was made for the interface its connection
     /// began on; the route may have changed since.
     fn takes(&self, packet: &Outgoing) -> bool {
         let longest = match packet.segment {
-            None => Some(self.caps.mtu),
-            Some(cut) if usize::from(cut.size.get() + cut.header_len) > self.caps.mtu => None,
+            None => Some(self.mtu.get()),
+            Some(cut) if usize::from(cut.size.get() + cut.header_len) > self.mtu.get() => None,
             Some(_) if packet.dst.is_ipv4() => self.caps.tx_segment_tcp4,
             Some(_) => self.caps.tx_segment_tcp6,
         };
         longest.is_some_and(|longest| packet.len <= longest)
     }
 
-    /// When [`Out::poll_neighbors`] has something to do.
+    /// When the neighbour table or the DHCP client has something to do.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.neighbors.next_timer()
+        let dhcp = self.dhcp.as_ref().and_then(dhcp::Client::next_timer);
+        [self.neighbors.next_timer(), dhcp].into_iter().flatten().min()
     }
 }
 
@@ -93,7 +123,13 @@ impl<T: TxQueue> Out<'_, T> {
     /// What follows an Ethernet header of type ARP.
     pub(crate) fn on_arp(&mut self, interface: usize, payload: &[u8]) {
         let routes = &self.net.routes;
-        let mac = self.net.links[interface].caps.mac;
+        let link = &mut self.net.links[interface];
+        let mac = link.caps.mac;
+        if let Some(client) = &mut link.dhcp
+            && let Some(address) = dhcp::claims(client, payload, mac)
+        {
+            client.on_conflict(self.now, address);
+        }
         match arp::receive(payload, mac, |ip| routes.is_own(ip.into())) {
             ArpEvent::Learn(ip, mac, source) => self.learn(interface, ip, mac, source),
             ArpEvent::Answer { reply, learn } => {
@@ -102,7 +138,12 @@ impl<T: TxQueue> Out<'_, T> {
                     self.learn(interface, ip, mac, source);
                 }
             }
-            ArpEvent::Conflict(..) => self.net.stats.address_conflicts += 1,
+            ArpEvent::Conflict(address, _) => {
+                self.net.stats.address_conflicts += 1;
+                if let Some(client) = &mut self.net.links[interface].dhcp {
+                    client.on_conflict(self.now, address);
+                }
+            }
             ArpEvent::Own => self.net.drop(DropReason::BadSource),
             ArpEvent::Malformed => self.net.drop(DropReason::MalformedArp),
         }
@@ -260,7 +301,7 @@ impl<T: TxQueue> Out<'_, T> {
         let checksum = packet.checksum.filter(|sum| sum.offset == TCP_CHECKSUM_AT)?;
         let tcp = whole.get(usize::from(checksum.start)..)?;
         let header_len = checksum.start + u16::from(tcp.get(12)? >> 4) * 4;
-        let room = self.net.links[interface].caps.mtu.saturating_sub(header_len.into());
+        let room = self.net.links[interface].mtu.get().saturating_sub(header_len.into());
         let room = NonZeroU16::new(u16::try_from(room).unwrap_or(u16::MAX))?;
         let size = packet.segment.map_or(room, |cut| cut.size.min(room));
         Some(segmentation(packet.dst, Segment { size, header_len }, 0))
@@ -268,7 +309,7 @@ impl<T: TxQueue> Out<'_, T> {
 
     /// Sends a complete packet, cut into IP fragments if it is above the MTU.
     fn fragments(&mut self, interface: usize, hop: Hop, ether_type: u16, whole: &[u8]) {
-        let mtu = self.net.links[interface].caps.mtu;
+        let mtu = self.net.links[interface].mtu.get();
         if whole.len() <= mtu {
             let write = |slot: &mut [u8]| slot.copy_from_slice(whole);
             return self.piece(interface, hop, ether_type, whole.len(), write);

@@ -9,6 +9,7 @@ use std::task::Waker;
 
 use underpass_devices::Caps;
 
+use crate::dhcp::Lease;
 use crate::fragment::FragmentIds;
 use crate::link::Link;
 use crate::random::Random;
@@ -22,6 +23,9 @@ pub(crate) use changes::check_address;
 /// Interfaces of one stack; a shard lists their queues on its own stack, without an allocation.
 pub(crate) const MAX_INTERFACES: usize = 8;
 
+/// Smallest MTU IPv6 works over (RFC 8200 §5); also enough for every header we write.
+pub(crate) const MIN_MTU: usize = 1280;
+
 /// The network as one shard sees it.
 pub(crate) struct Network {
     /// One per interface, in the order of the builder. Never empty.
@@ -31,6 +35,8 @@ pub(crate) struct Network {
     pub(crate) fragment_ids: FragmentIds,
     /// Addresses or routes are not what they were when the watchers were last woken.
     changed: bool,
+    /// The MTU of an interface is not what it was.
+    pub(crate) mtu_changed: bool,
     /// Whoever waits for an address.
     pub(crate) watchers: Waiters,
 }
@@ -49,6 +55,7 @@ impl Network {
             stats: Stats::default(),
             fragment_ids: FragmentIds::new(random.bytes()),
             changed: false,
+            mtu_changed: false,
             watchers: Waiters::default(),
         }
     }
@@ -71,6 +78,29 @@ impl Network {
             link.report(&mut stats);
         }
         stats
+    }
+
+    /// DNS servers that the network names, those of the first interface first.
+    pub(crate) fn dns_servers(&self) -> Vec<IpAddr> {
+        let mut servers = Vec::new();
+        for lease in self.leases() {
+            servers.extend(&lease.dns_servers);
+        }
+        servers
+    }
+
+    /// Domains that the network names, to complete short names with.
+    pub(crate) fn search_domains(&self) -> Vec<String> {
+        self.leases().filter_map(|lease| lease.domain.clone()).collect()
+    }
+
+    /// Nothing waits for a neighbour, or for a message to be sent.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.links.iter().all(|link| link.neighbors.nobody_waits() && !link.is_due())
+    }
+
+    fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.links.iter().filter_map(|link| link.dhcp.as_ref()?.lease())
     }
 
     /// The way of a packet to a single station. A link-local address does not say which link it is

@@ -238,23 +238,36 @@ impl Socket {
     }
 }
 
+/// A datagram as a complete IP packet, for those who send without a socket.
+pub(crate) fn to_packet(own: SocketAddr, peer: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let header_len = ip_header_len(own.ip());
+    let mut packet = vec![0; header_len + UDP_HEADER_LEN + data.len()];
+    fill_datagram(&mut packet, own, peer, data);
+    let field = PartialChecksum { start: header_len as u16, offset: 6 };
+    checksum::complete(&mut packet, field);
+    packet
+}
+
 fn write_datagram(own: SocketAddr, peer: SocketAddr, data: &[u8], out: &mut impl Output) {
     let header_len = ip_header_len(own.ip());
-    let udp_len = UDP_HEADER_LEN + data.len();
     let outgoing = Outgoing {
         dst: peer.ip(),
-        len: header_len + udp_len,
+        len: header_len + UDP_HEADER_LEN + data.len(),
         checksum: Some(PartialChecksum { start: header_len as u16, offset: 6 }),
         segment: None,
     };
-    out.packet(outgoing, |packet| {
-        let (ip, udp) = packet.split_at_mut(header_len);
-        write_ip_header(ip, own.ip(), peer.ip(), protocol::UDP, udp_len, HOP_LIMIT);
-        udp[0..2].copy_from_slice(&own.port().to_be_bytes());
-        udp[2..4].copy_from_slice(&peer.port().to_be_bytes());
-        udp[4..6].copy_from_slice(&(udp_len as u16).to_be_bytes());
-        let partial = checksum::partial(own.ip(), peer.ip(), protocol::UDP, udp_len);
-        udp[6..8].copy_from_slice(&partial.to_be_bytes());
-        udp[UDP_HEADER_LEN..].copy_from_slice(data);
-    });
+    out.packet(outgoing, |packet| fill_datagram(packet, own, peer, data));
+}
+
+/// The checksum field holds the sum over the pseudo-header.
+fn fill_datagram(packet: &mut [u8], own: SocketAddr, peer: SocketAddr, data: &[u8]) {
+    let udp_len = UDP_HEADER_LEN + data.len();
+    let (ip, udp) = packet.split_at_mut(ip_header_len(own.ip()));
+    write_ip_header(ip, own.ip(), peer.ip(), protocol::UDP, udp_len, HOP_LIMIT);
+    udp[0..2].copy_from_slice(&own.port().to_be_bytes());
+    udp[2..4].copy_from_slice(&peer.port().to_be_bytes());
+    udp[4..6].copy_from_slice(&(udp_len as u16).to_be_bytes());
+    let partial = checksum::partial(own.ip(), peer.ip(), protocol::UDP, udp_len);
+    udp[6..8].copy_from_slice(&partial.to_be_bytes());
+    udp[UDP_HEADER_LEN..].copy_from_slice(data);
 }

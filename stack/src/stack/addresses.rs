@@ -72,6 +72,22 @@ impl Stack {
         })
     }
 
+    /// DNS servers that the network has named, those of the first interface first.
+    pub fn dns_servers(&self) -> Vec<IpAddr> {
+        self.shard().with(|core| core.net.dns_servers())
+    }
+
+    /// Domains that the network has named, to complete short names with.
+    pub fn search_domains(&self) -> Vec<String> {
+        self.shard().with(|core| core.net.search_domains())
+    }
+
+    /// Gives every DHCP address back and asks for none any more. A stack that ends does so by
+    /// itself, unless its shard is turned by the program.
+    pub fn release(&self) {
+        self.shard().with(Core::release);
+    }
+
     fn change<R>(&self, change: impl FnOnce(&mut Core) -> R) -> R {
         self.shard().with(|core| {
             let result = change(core);

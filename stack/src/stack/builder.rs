@@ -10,6 +10,7 @@ use underpass_devices::Device;
 use super::{Inner, Stack};
 use crate::config::Limits;
 use crate::core::Core;
+use crate::dhcp;
 use crate::driver;
 use crate::interface::{Config, Interface};
 use crate::network::MAX_INTERFACES;
@@ -32,7 +33,7 @@ pub struct Builder {
 #[non_exhaustive]
 pub enum BuildError {
     /// No address was given.
-    #[error("the stack has no address: give it one, such as 10.7.0.2/24")]
+    #[error("the stack has no address: give it one, such as 10.7.0.2/24, or DHCP")]
     NoAddress,
     /// Multicast, unspecified, loopback, or the broadcast address of its own network.
     #[error("{0} is not an address a station can have")]
@@ -60,6 +61,9 @@ pub enum BuildError {
         /// How many it brings.
         queues: usize,
     },
+    /// DHCP on a device that carries bare IP packets.
+    #[error("DHCP on interface {0} needs a device with Ethernet frames")]
+    NoEthernet(usize),
     /// A limit is zero or too large.
     #[error("the limit {0}")]
     BadLimit(&'static str),
@@ -81,6 +85,14 @@ impl Builder {
     #[must_use]
     pub fn gateway(mut self, gateway: IpAddr) -> Self {
         self.config.gateways.push(gateway);
+        self
+    }
+
+    /// Asks a DHCP server for an IPv4 address, routes, DNS servers and MTU (RFC 2131), and gives the
+    /// address back when the stack ends. [`Stack::configured`] waits for it.
+    #[must_use]
+    pub fn dhcp(mut self, on: bool) -> Self {
+        self.config.dhcp = on;
         self
     }
 
@@ -146,7 +158,7 @@ impl Builder {
         interfaces.first_mut().ok_or(BuildError::Interfaces(0))?.config.extend(self.config);
         check_limits(&self.limits)?;
         let mut routes = Routes::default();
-        let (mut devices, mut caps) = (Vec::new(), Vec::new());
+        let (mut devices, mut caps, mut dhcp) = (Vec::new(), Vec::new(), Vec::new());
         for (n, interface) in interfaces.into_iter().enumerate() {
             let Interface { queues, config } = interface;
             let [device] = <[D; 1]>::try_from(queues)
@@ -154,15 +166,19 @@ impl Builder {
             config.apply(n, device.caps(), &mut routes)?;
             caps.push(device.caps().clone());
             devices.push(device);
+            dhcp.push(config.dhcp);
         }
-        if routes.addresses().is_empty() {
+        if routes.addresses().is_empty() && !dhcp.contains(&true) {
             return Err(BuildError::NoAddress);
         }
         let mut random = match self.seed {
             Some(seed) => Random::Seeded(seed),
             None => Random::from_os()?,
         };
-        let core = Core::new(caps, routes, &self.limits, &mut random);
+        let mut core = Core::new(caps, routes, &self.limits, &mut random);
+        for (link, _) in core.net.links.iter_mut().zip(dhcp).filter(|(_, on)| *on) {
+            link.dhcp = Some(dhcp::Client::new(link.caps.mac, random.fork()));
+        }
         let shard = Shard::new(devices, core)?;
         let stack = Stack(Arc::new(Inner {
             shard: Arc::clone(shard.shared()),

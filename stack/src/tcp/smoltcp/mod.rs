@@ -55,6 +55,7 @@ pub(crate) struct SmoltcpEngine {
 
 /// Both IP versions on one network interface.
 struct Families {
+    caps: Caps,
     v4: Family,
     v6: Family,
 }
@@ -65,6 +66,7 @@ impl Families {
         Self {
             v4: Family::new(20, caps.mtu, limit(caps.tx_segment_tcp4)),
             v6: Family::new(40, caps.mtu, limit(caps.tx_segment_tcp6)),
+            caps: caps.clone(),
         }
     }
 }
@@ -186,6 +188,13 @@ impl Engine for SmoltcpEngine {
     fn next_timer(&mut self, now: Instant, connection: &SmoltcpConnection) -> Option<Instant> {
         let family = self.family(connection.interface, connection.tuple.remote.ip());
         path::next_poll(&mut family.interface, now, connection)
+    }
+
+    fn set_mtu(&mut self, interface: usize, mtu: usize) {
+        let families = &mut self.families[interface];
+        if families.caps.mtu != mtu {
+            *families = Families::new(&Caps { mtu, ..families.caps.clone() });
+        }
     }
 
     fn recycle(&mut self, connection: SmoltcpConnection) {
