@@ -4,13 +4,17 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
-use underpass::Stack;
+use tokio::time::timeout;
 use underpass::devices::Pcap;
+use underpass::{Origin, Stack};
 use underpass_drivers::{AnyDevice, Spec};
+
+/// How long the network may take to give addresses.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A device, and what the stack is called on its link.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,8 +24,11 @@ pub(crate) struct Attachment {
     #[arg(long, value_name = "SPEC")]
     pub(crate) device: Spec,
     /// Address and prefix length of this stack on the link; repeat it for several
-    #[arg(long, value_name = "CIDR", required = true)]
-    pub(crate) addr: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR", required_unless_present = "dhcp")]
+    addr: Vec<IpNet>,
+    /// Get an IPv4 address, routes and DNS servers from a DHCP server, and give them back at the end
+    #[arg(long)]
+    dhcp: bool,
     /// Router to everything beyond the link; at most one per IP version
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
@@ -33,7 +40,7 @@ pub(crate) struct Attachment {
 impl Attachment {
     /// Opens the device and starts a stack on it.
     pub(crate) fn stack(&self) -> Result<Stack> {
-        let mut builder = Stack::builder();
+        let mut builder = Stack::builder().dhcp(self.dhcp);
         for addr in &self.addr {
             builder = builder.address(*addr);
         }
@@ -55,8 +62,28 @@ impl Attachment {
         stack.with_context(|| format!("starting the stack on {}", self.device))
     }
 
-    /// Fails, with the remedy, if there is no way to `ip`.
+    /// Waits for the addresses that the network is to give.
+    pub(crate) async fn configured(&self, stack: &Stack) -> Result<()> {
+        if self.dhcp {
+            let leased = stack.wait_addresses(|all| all.iter().any(|a| a.origin == Origin::Dhcp));
+            match timeout(PATIENCE, leased).await {
+                Ok(result) => result.context("waiting for a DHCP server")?,
+                Err(_) => bail!(
+                    "no DHCP server has given an address on {} within {} seconds; check that one \
+                     serves that link, or use --addr",
+                    self.device,
+                    PATIENCE.as_secs()
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails, with the remedy, if it is known already that there is no way to `ip`.
     pub(crate) fn check_route(&self, ip: IpAddr) -> Result<()> {
+        if self.dhcp {
+            return Ok(());
+        }
         let mut same = self.addr.iter().filter(|a| a.addr().is_ipv4() == ip.is_ipv4()).peekable();
         if same.peek().is_none() {
             bail!("no way to {ip}: this stack has no address of that IP version; add --addr");

@@ -47,6 +47,7 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
 }
 
 async fn fetch(args: &Args, stack: &Stack, json: bool) -> Result<()> {
+    args.attachment.configured(stack).await?;
     let start = Instant::now();
     let server = args.url.server;
     let stream = TcpStream::connect_async(stack, server)

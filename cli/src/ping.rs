@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
-use underpass::{EchoReply, Ping};
+use underpass::{EchoReply, Ping, Stack};
 
 use crate::attach::Attachment;
 use crate::interrupt::interrupted;
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
     let socket = Ping::new(&stack).context("opening an ICMP echo socket")?;
     let mut session = Session::new(args, json);
     let result = tokio::select! {
-        result = session.run(&socket) => result,
+        result = session.run(&stack, &socket) => result,
         () = interrupted => Ok(()),
     };
     session.summarize();
@@ -83,7 +83,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn run(&mut self, socket: &Ping) -> Result<()> {
+    async fn run(&mut self, stack: &Stack, socket: &Ping) -> Result<()> {
+        self.args.attachment.configured(stack).await?;
+        self.start = Instant::now();
         let payload: Vec<u8> = (0..self.args.size).map(|i| i as u8).collect();
         let mut next = Instant::now();
         while self.args.count.is_none_or(|count| self.sent < count) {

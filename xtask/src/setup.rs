@@ -8,8 +8,12 @@ use anyhow::{Result, bail};
 use crate::run::{is_root, run};
 
 /// Programs, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 3] =
-    [("curl", "curl"), ("ping", "iputils-ping"), ("nginx", "nginx-light")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("curl", "curl"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("ping", "iputils-ping"),
+    ("nginx", "nginx-light"),
+];
 
 /// Installs what is missing. Does nothing, quickly, if nothing is.
 pub(crate) fn setup() -> Result<()> {

@@ -95,12 +95,6 @@ impl Network {
         if self.routes.remove_route(route) { Ok(()) } else { Err(AddressError::NotThere) }
     }
 
-    /// Some interface has an address that reaches beyond its link and may be used.
-    pub(crate) fn is_configured(&self) -> bool {
-        let beyond = |address: &Address| address.is_usable() && address.origin != Origin::LinkLocal;
-        self.routes.addresses().iter().any(beyond)
-    }
-
     fn check_interface(&self, interface: usize) -> Result<(), AddressError> {
         if interface < self.links.len() {
             Ok(())
