@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use tokio::time::timeout;
 use underpass::devices::Pcap;
-use underpass::{Origin, Stack};
+use underpass::{Address, Origin, Stack};
 use underpass_drivers::{AnyDevice, Spec};
 
 /// How long the network may take to give addresses.
@@ -24,11 +24,14 @@ pub(crate) struct Attachment {
     #[arg(long, value_name = "SPEC")]
     pub(crate) device: Spec,
     /// Address and prefix length of this stack on the link; repeat it for several
-    #[arg(long, value_name = "CIDR", required_unless_present = "dhcp")]
+    #[arg(long, value_name = "CIDR", required_unless_present_any = ["dhcp", "slaac"])]
     addr: Vec<IpNet>,
     /// Get an IPv4 address, routes and DNS servers from a DHCP server, and give them back at the end
     #[arg(long)]
     dhcp: bool,
+    /// Take IPv6 addresses, routes and DNS servers from what routers advertise
+    #[arg(long)]
+    slaac: bool,
     /// Router to everything beyond the link; at most one per IP version
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
@@ -40,7 +43,7 @@ pub(crate) struct Attachment {
 impl Attachment {
     /// Opens the device and starts a stack on it.
     pub(crate) fn stack(&self) -> Result<Stack> {
-        let mut builder = Stack::builder().dhcp(self.dhcp);
+        let mut builder = Stack::builder().dhcp(self.dhcp).slaac(self.slaac);
         for addr in &self.addr {
             builder = builder.address(*addr);
         }
@@ -64,13 +67,16 @@ impl Attachment {
 
     /// Waits for the addresses that the network is to give.
     pub(crate) async fn configured(&self, stack: &Stack) -> Result<()> {
-        if self.dhcp {
-            let leased = stack.wait_addresses(|all| all.iter().any(|a| a.origin == Origin::Dhcp));
-            match timeout(PATIENCE, leased).await {
-                Ok(result) => result.context("waiting for a DHCP server")?,
+        for (wanted, origin, giver) in
+            [(self.dhcp, Origin::Dhcp, "DHCP server"), (self.slaac, Origin::Router, "IPv6 router")]
+        {
+            let usable = |a: &Address| a.origin == origin && a.is_usable();
+            let given = stack.wait_addresses(|all| !wanted || all.iter().any(usable));
+            match timeout(PATIENCE, given).await {
+                Ok(result) => result.with_context(|| format!("waiting for a {giver}"))?,
                 Err(_) => bail!(
-                    "no DHCP server has given an address on {} within {} seconds; check that one \
-                     serves that link, or use --addr",
+                    "no {giver} has given an address on {} within {} seconds; check that there is \
+                     one on that link, or use --addr",
                     self.device,
                     PATIENCE.as_secs()
                 ),
@@ -81,7 +87,7 @@ impl Attachment {
 
     /// Fails, with the remedy, if it is known already that there is no way to `ip`.
     pub(crate) fn check_route(&self, ip: IpAddr) -> Result<()> {
-        if self.dhcp {
+        if self.dhcp || self.slaac {
             return Ok(());
         }
         let mut same = self.addr.iter().filter(|a| a.addr().is_ipv4() == ip.is_ipv4()).peekable();

@@ -13,6 +13,7 @@ use common::{Lab, Process};
 
 on_every_link! {
     an_address_is_leased_used_and_given_back,
+    a_router_gives_an_address,
     nobody_answers,
 }
 
@@ -46,6 +47,15 @@ fn an_address_is_leased_used_and_given_back(lab: &Lab) {
     assert!(server.wait().0.success());
 }
 
+fn a_router_gives_an_address(lab: &Lab) {
+    let _dnsmasq = dnsmasq(lab);
+    let log = || fs::read_to_string(lab.dir.path().join("dnsmasq.log")).unwrap_or_default();
+    let output = lab.run_unaddressed(&["ping", "--slaac", "-c", "2", "-i", "0.1", "fd07::1"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}{stderr}\n{}", log());
+}
+
 /// Without a DHCP server the wait can be broken off.
 fn nobody_answers(lab: &Lab) {
     let mut command = lab.unaddressed(&["ping", "--dhcp", "10.7.0.1"]);
@@ -59,7 +69,7 @@ fn nobody_answers(lab: &Lab) {
     assert!(start.elapsed() < Duration::from_secs(3));
 }
 
-/// Serves 10.7.0.100 to 10.7.0.150 on the kernel's end.
+/// Serves 10.7.0.100 to 10.7.0.150, and advertises fd07::/64, on the kernel's end.
 fn dnsmasq(lab: &Lab) -> Process {
     let dir = lab.dir.path();
     let path = |name: &str| dir.join(name).display().to_string();
@@ -68,6 +78,7 @@ fn dnsmasq(lab: &Lab) -> Process {
         .args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--log-dhcp", "--user=root"])
         .args(["--dhcp-authoritative", "--no-ping", "--bind-dynamic", "--no-resolv", "--no-hosts"])
         .args(["--dhcp-range=10.7.0.100,10.7.0.150,255.255.255.0,2m"])
+        .args(["--enable-ra", "--dhcp-range=fd07::,ra-only,64"])
         .args(["--dhcp-option=option:router,10.7.0.1", "--dhcp-option=option:dns-server,10.7.0.1"])
         .arg("--domain=lab.test")
         .arg(format!("--interface={}", lab.peer_interface()))

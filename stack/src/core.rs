@@ -139,6 +139,7 @@ impl Core {
             }
         });
         out.poll_dhcp();
+        out.poll_slaac();
         while let Some(dst) = self.pings.next_destination()
             && out.has_room(out.interface_to(dst).unwrap_or(0))
             && let Some(request) = self.pings.next_request()

@@ -23,6 +23,7 @@ pub(crate) struct Config {
     /// Network, gateway and metric.
     pub(crate) routes: Vec<(IpNet, Option<IpAddr>, u32)>,
     pub(crate) dhcp: bool,
+    pub(crate) slaac: bool,
 }
 
 impl<D> Interface<D> {
@@ -58,6 +59,14 @@ impl<D> Interface<D> {
         self
     }
 
+    /// Takes IPv6 addresses, routes, DNS servers and MTU from what routers advertise (RFC 4862).
+    /// Addresses are used once it is sure that nobody else has them.
+    #[must_use]
+    pub fn slaac(mut self, on: bool) -> Self {
+        self.config.slaac = on;
+        self
+    }
+
     /// Asks a DHCP server for an IPv4 address, routes, DNS servers and MTU (RFC 2131), and gives the
     /// address back when the stack ends.
     #[must_use]
@@ -74,6 +83,7 @@ impl Config {
         self.gateways.splice(0..0, first.gateways);
         self.routes.splice(0..0, first.routes);
         self.dhcp |= first.dhcp;
+        self.slaac |= first.slaac;
     }
 
     /// Checks everything, and puts it into the table of all interfaces as number `interface`.
@@ -86,7 +96,7 @@ impl Config {
         if caps.mtu < MIN_MTU {
             return Err(BuildError::SmallMtu(caps.mtu));
         }
-        if self.dhcp && caps.medium != Medium::Ethernet {
+        if (self.dhcp || self.slaac) && caps.medium != Medium::Ethernet {
             return Err(BuildError::NoEthernet(interface));
         }
         for net in &self.addresses {
@@ -96,7 +106,8 @@ impl Config {
             }
             routes.set_address(Address::new(*net, interface, Origin::Static));
         }
-        let v6 = self.addresses.iter().any(|net| net.addr().is_ipv6());
+        // What configures itself makes one, and checks it first.
+        let v6 = !self.slaac && self.addresses.iter().any(|net| net.addr().is_ipv6());
         let own = link_local(caps.mac);
         if caps.medium == Medium::Ethernet && v6 && routes.address(own.into()).is_none() {
             let net = Ipv6Net::new_assert(own, 64).into();

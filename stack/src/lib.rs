@@ -53,6 +53,7 @@ mod random;
 mod reassembly;
 mod routes;
 mod shard;
+mod slaac;
 mod sleep;
 mod socket;
 mod stack;

@@ -19,6 +19,7 @@ use crate::output::{Outgoing, Output, Segment};
 use crate::packet::Packet;
 use crate::random::Random;
 use crate::routes::Way;
+use crate::slaac;
 use crate::stats::{DropReason, Stats};
 
 const ETHERNET_HEADER_LEN: usize = 14;
@@ -35,6 +36,7 @@ pub(crate) struct Link {
     /// Largest IP packet, and what the network says of it beyond the device.
     pub(crate) mtu: LinkMtu,
     pub(crate) dhcp: Option<dhcp::Client>,
+    pub(crate) slaac: Option<slaac::Host>,
     /// What the device has counted, as of the last look.
     pub(crate) counters: Counters,
 }
@@ -79,6 +81,7 @@ impl Link {
             neighbors: NeighborTable::new(config, random.bytes(), Instant::ZERO),
             mtu: LinkMtu { device: caps.mtu, dhcp: None, router: None },
             dhcp: None,
+            slaac: None,
             caps,
             counters: Counters::default(),
         }
@@ -112,10 +115,12 @@ impl Link {
         longest.is_some_and(|longest| packet.len <= longest)
     }
 
-    /// When the neighbour table or the DHCP client has something to do.
+    /// When the neighbour table or what configures the interface has something to
+    /// do.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let dhcp = self.dhcp.as_ref().and_then(dhcp::Client::next_timer);
-        [self.neighbors.next_timer(), dhcp].into_iter().flatten().min()
+        let slaac = self.slaac.as_ref().and_then(slaac::Host::next_timer);
+        [self.neighbors.next_timer(), dhcp, slaac].into_iter().flatten().min()
     }
 }
 
@@ -151,6 +156,9 @@ impl<T: TxQueue> Out<'_, T> {
 
     /// A neighbour discovery message: a whole IPv6 packet without extension headers.
     pub(crate) fn on_ndp(&mut self, interface: usize, packet: &[u8], link_src: MacAddr) {
+        if self.on_slaac(interface, packet, link_src) {
+            return;
+        }
         let routes = &self.net.routes;
         let link = &mut self.net.links[interface];
         match ndp::receive(packet, link_src, link.caps.mac, |ip| routes.is_own(ip.into())) {
@@ -192,7 +200,7 @@ impl<T: TxQueue> Out<'_, T> {
     }
 
     /// Takes in a neighbour's address, and sends what waited for it.
-    fn learn(&mut self, interface: usize, ip: IpAddr, mac: MacAddr, source: Source) {
+    pub(crate) fn learn(&mut self, interface: usize, ip: IpAddr, mac: MacAddr, source: Source) {
         let neighbors = &mut self.net.links[interface].neighbors;
         for Pending { packet, meta } in neighbors.learn(self.now, ip, mac, source) {
             let ether_type = ether_type_of(ip);

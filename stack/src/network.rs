@@ -83,8 +83,10 @@ impl Network {
     /// DNS servers that the network names, those of the first interface first.
     pub(crate) fn dns_servers(&self) -> Vec<IpAddr> {
         let mut servers = Vec::new();
-        for lease in self.leases() {
-            servers.extend(&lease.dns_servers);
+        for link in &self.links {
+            let lease = link.dhcp.as_ref().and_then(|client| client.lease());
+            servers.extend(lease.iter().flat_map(|lease| &lease.dns_servers));
+            servers.extend(link.slaac.iter().flat_map(|host| host.dns_servers()));
         }
         servers
     }

@@ -17,6 +17,7 @@ use crate::network::MAX_INTERFACES;
 use crate::random::Random;
 use crate::routes::Routes;
 use crate::shard::Shard;
+use crate::slaac;
 
 /// Configures a [`Stack`].
 #[derive(Clone, Debug, Default)]
@@ -33,7 +34,7 @@ pub struct Builder {
 #[non_exhaustive]
 pub enum BuildError {
     /// No address was given.
-    #[error("the stack has no address: give it one, such as 10.7.0.2/24, or DHCP")]
+    #[error("the stack has no address: give it one, such as 10.7.0.2/24, DHCP or SLAAC")]
     NoAddress,
     /// Multicast, unspecified, loopback, or the broadcast address of its own network.
     #[error("{0} is not an address a station can have")]
@@ -61,8 +62,8 @@ pub enum BuildError {
         /// How many it brings.
         queues: usize,
     },
-    /// DHCP on a device that carries bare IP packets.
-    #[error("DHCP on interface {0} needs a device with Ethernet frames")]
+    /// Automatic configuration of a device that carries bare IP packets.
+    #[error("DHCP and SLAAC on interface {0} need a device with Ethernet frames")]
     NoEthernet(usize),
     /// A limit is zero or too large.
     #[error("the limit {0}")]
@@ -93,6 +94,14 @@ impl Builder {
     #[must_use]
     pub fn dhcp(mut self, on: bool) -> Self {
         self.config.dhcp = on;
+        self
+    }
+
+    /// Takes IPv6 addresses, routes, DNS servers and MTU from what routers advertise (RFC 4862).
+    /// Addresses are used once it is sure that nobody else has them.
+    #[must_use]
+    pub fn slaac(mut self, on: bool) -> Self {
+        self.config.slaac = on;
         self
     }
 
@@ -158,7 +167,7 @@ impl Builder {
         interfaces.first_mut().ok_or(BuildError::Interfaces(0))?.config.extend(self.config);
         check_limits(&self.limits)?;
         let mut routes = Routes::default();
-        let (mut devices, mut caps, mut dhcp) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut devices, mut caps, mut automatic) = (Vec::new(), Vec::new(), Vec::new());
         for (n, interface) in interfaces.into_iter().enumerate() {
             let Interface { queues, config } = interface;
             let [device] = <[D; 1]>::try_from(queues)
@@ -166,9 +175,9 @@ impl Builder {
             config.apply(n, device.caps(), &mut routes)?;
             caps.push(device.caps().clone());
             devices.push(device);
-            dhcp.push(config.dhcp);
+            automatic.push((config.dhcp, config.slaac));
         }
-        if routes.addresses().is_empty() && !dhcp.contains(&true) {
+        if routes.addresses().is_empty() && automatic.iter().all(|on| *on == (false, false)) {
             return Err(BuildError::NoAddress);
         }
         let mut random = match self.seed {
@@ -176,8 +185,10 @@ impl Builder {
             None => Random::from_os()?,
         };
         let mut core = Core::new(caps, routes, &self.limits, &mut random);
-        for (link, _) in core.net.links.iter_mut().zip(dhcp).filter(|(_, on)| *on) {
-            link.dhcp = Some(dhcp::Client::new(link.caps.mac, random.fork()));
+        for (link, (dhcp, slaac)) in core.net.links.iter_mut().zip(automatic) {
+            let mac = link.caps.mac;
+            link.dhcp = dhcp.then(|| dhcp::Client::new(mac, random.fork()));
+            link.slaac = slaac.then(|| slaac::Host::new(mac, random.fork()));
         }
         let shard = Shard::new(devices, core)?;
         let stack = Stack(Arc::new(Inner {
