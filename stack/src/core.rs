@@ -140,6 +140,7 @@ impl Core {
         });
         out.poll_dhcp();
         out.poll_slaac();
+        out.poll_groups();
         while let Some(dst) = self.pings.next_destination()
             && out.has_room(out.interface_to(dst).unwrap_or(0))
             && let Some(request) = self.pings.next_request()
@@ -196,7 +197,7 @@ impl Core {
             || self.udp.is_dirty()
             || self.pings.is_dirty()
             || self.sleeps.is_dirty()
-            || self.net.links.iter().any(Link::is_due)
+            || self.net.links.iter().any(|link| link.is_due(self.now))
     }
 
     /// Gives back what was lent: addresses of DHCP servers. The messages leave with the next turn.
@@ -206,7 +207,7 @@ impl Core {
 
     /// Nothing is on its way out any more, not even a connection that is closing.
     pub(crate) fn is_finished(&self) -> bool {
-        self.tcp.is_empty() && self.net.is_quiet()
+        self.tcp.is_empty() && self.net.is_quiet(self.now)
     }
 
     /// Ends everything, because the device is gone or the stack is.
@@ -283,6 +284,11 @@ impl Core {
             return out.net.drop(DropReason::BadSource);
         }
         let unicast = routes.is_own(packet.dst);
+        if packet.dst.is_multicast()
+            && !out.net.links[arrival.interface].groups.is_member(packet.dst)
+        {
+            return out.net.drop(DropReason::NotJoined);
+        }
         if !unicast && !packet.dst.is_multicast() && !routes.is_broadcast(packet.dst) {
             return out.net.drop(DropReason::OtherHost);
         }
@@ -316,7 +322,8 @@ impl Core {
                     self.tcp.on_segment(self.now, &segment, &mut out, &mut self.wakes)
                 }),
             protocol::UDP => self.on_udp(packet, arrival, tx),
-            protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, tx),
+            protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, arrival, tx),
+            protocol::IGMP if packet.src.is_ipv4() => out.on_igmp(arrival.interface, packet),
             _ => {
                 self.refuse(packet, arrival, Unreachable::Protocol, tx);
                 Err(DropReason::UnknownProtocol)
@@ -346,6 +353,7 @@ impl Core {
         &mut self,
         packet: &Packet<'_>,
         unicast: bool,
+        arrival: Arrival,
         tx: &mut [impl TxQueue],
     ) -> Result<(), DropReason> {
         match icmp::receive(packet)? {
@@ -375,7 +383,11 @@ impl Core {
                 };
                 self.tcp.on_icmp_error(&tuple, &error)
             }
-            IcmpMessage::Error(_) | IcmpMessage::Other => Err(DropReason::IcmpIgnored),
+            IcmpMessage::Error(_) => Err(DropReason::IcmpIgnored),
+            IcmpMessage::Other => {
+                let mut out = Out { now: self.now, net: &mut self.net, tx };
+                out.on_mld(arrival.interface, packet)
+            }
         }
     }
 

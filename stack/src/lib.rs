@@ -36,6 +36,7 @@ mod core;
 mod dhcp;
 mod driver;
 mod fragment;
+mod groups;
 mod icmp;
 mod interface;
 mod ip_header;

@@ -12,6 +12,7 @@ use crate::arp::{self, ArpEvent};
 use crate::checksum;
 use crate::dhcp;
 use crate::fragment;
+use crate::groups::Groups;
 use crate::ndp::{self, NdpEvent};
 use crate::neighbor::{NeighborConfig, NeighborEvent, NeighborTable, Pending, Solicit, Source};
 use crate::network::{MIN_MTU, Network};
@@ -37,6 +38,7 @@ pub(crate) struct Link {
     pub(crate) mtu: LinkMtu,
     pub(crate) dhcp: Option<dhcp::Client>,
     pub(crate) slaac: Option<slaac::Host>,
+    pub(crate) groups: Groups,
     /// What the device has counted, as of the last look.
     pub(crate) counters: Counters,
 }
@@ -82,6 +84,7 @@ impl Link {
             mtu: LinkMtu { device: caps.mtu, dhcp: None, router: None },
             dhcp: None,
             slaac: None,
+            groups: Groups::new(random.fork()),
             caps,
             counters: Counters::default(),
         }
@@ -98,9 +101,10 @@ impl Link {
         stats.device += self.counters;
     }
 
-    /// The DHCP client has a message to send.
-    pub(crate) fn is_due(&self) -> bool {
+    /// The DHCP client has a message to send, or a membership changed.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.dhcp.as_ref().is_some_and(dhcp::Client::has_queued)
+            || self.groups.next_timer().is_some_and(|at| at <= now)
     }
 
     /// The device takes a packet in one frame. A superframe was made for the interface its connection
@@ -120,7 +124,10 @@ impl Link {
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let dhcp = self.dhcp.as_ref().and_then(dhcp::Client::next_timer);
         let slaac = self.slaac.as_ref().and_then(slaac::Host::next_timer);
-        [self.neighbors.next_timer(), dhcp, slaac].into_iter().flatten().min()
+        [self.neighbors.next_timer(), dhcp, slaac, self.groups.next_timer()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -231,7 +238,7 @@ impl<T: TxQueue> Out<'_, T> {
     /// Where a packet to `dst` leaves, and to which station.
     fn resolve(&mut self, dst: IpAddr) -> Option<(usize, Hop)> {
         if let Some(mac) = group_mac(dst) {
-            return Some((self.net.routes.group_interface(dst)?, Hop::Known(mac)));
+            return Some((self.net.group_interface(dst)?, Hop::Known(mac)));
         }
         let Way { interface, hop } = self.net.way(dst)?;
         let broadcast = hop == dst && self.net.routes.is_broadcast(dst);
@@ -448,7 +455,7 @@ impl<T: TxQueue> Output for Out<'_, T> {
 }
 
 /// The station address of everybody, or of a multicast group (RFC 1112 §6.4, RFC 2464 §7).
-fn group_mac(dst: IpAddr) -> Option<MacAddr> {
+pub(crate) fn group_mac(dst: IpAddr) -> Option<MacAddr> {
     match dst {
         IpAddr::V4(v4) if v4.is_broadcast() => Some(MacAddr::BROADCAST),
         IpAddr::V4(v4) if v4.is_multicast() => {

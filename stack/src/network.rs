@@ -7,13 +7,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
-use underpass_devices::Caps;
+use underpass_devices::{Caps, Instant};
 
 use crate::dhcp::Lease;
 use crate::fragment::FragmentIds;
 use crate::link::Link;
 use crate::random::Random;
 use crate::routes::{Routes, Way, is_link_local};
+use crate::slaac;
 use crate::stats::{DropReason, Stats};
 use crate::wake::Waiters;
 
@@ -35,6 +36,8 @@ pub(crate) struct Network {
     pub(crate) fragment_ids: FragmentIds,
     /// Addresses or routes are not what they were when the watchers were last woken.
     changed: bool,
+    /// Counts changes of addresses and routes.
+    pub(crate) version: u64,
     /// The MTU of an interface is not what it was.
     pub(crate) mtu_changed: bool,
     /// Whoever waits for an address.
@@ -55,6 +58,7 @@ impl Network {
             stats: Stats::default(),
             fragment_ids: FragmentIds::new(random.bytes()),
             changed: false,
+            version: 1,
             mtu_changed: false,
             watchers: Waiters::default(),
         }
@@ -86,7 +90,7 @@ impl Network {
         for link in &self.links {
             let lease = link.dhcp.as_ref().and_then(|client| client.lease());
             servers.extend(lease.iter().flat_map(|lease| &lease.dns_servers));
-            servers.extend(link.slaac.iter().flat_map(|host| host.dns_servers()));
+            servers.extend(link.slaac.iter().flat_map(slaac::Host::dns_servers));
         }
         servers
     }
@@ -97,8 +101,8 @@ impl Network {
     }
 
     /// Nothing waits for a neighbour, or for a message to be sent.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.links.iter().all(|link| link.neighbors.nobody_waits() && !link.is_due())
+    pub(crate) fn is_quiet(&self, now: Instant) -> bool {
+        self.links.iter().all(|link| link.neighbors.nobody_waits() && !link.is_due(now))
     }
 
     fn leases(&self) -> impl Iterator<Item = &Lease> {
@@ -119,7 +123,7 @@ impl Network {
     /// The interface that packets to `dst` leave by, whether it is a station or a group.
     pub(crate) fn interface_to(&self, dst: IpAddr) -> Option<usize> {
         if dst.is_multicast() || self.routes.is_broadcast(dst) {
-            return self.routes.group_interface(dst);
+            return self.group_interface(dst);
         }
         self.way(dst).map(|way| way.interface)
     }
@@ -136,6 +140,20 @@ impl Network {
             io::ErrorKind::AddrNotAvailable,
             format!("{} is not an address of this stack (it has {own})", address.ip()),
         ))
+    }
+
+    /// The address to send a datagram to a station or a group from.
+    pub(crate) fn source_to(&self, remote: IpAddr) -> io::Result<IpAddr> {
+        if !remote.is_multicast() {
+            return self.source_for(remote).map(|(_, source)| source);
+        }
+        let interface = self.group_interface(remote).unwrap_or(0);
+        self.routes.source_on(interface, remote, remote).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NetworkUnreachable,
+                format!("no address to send to {remote} from on interface {interface}"),
+            )
+        })
     }
 
     /// The interface and the address to talk to the station `remote` from.

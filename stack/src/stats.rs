@@ -50,6 +50,10 @@ drop_reasons! {
     BadSource => "bad_source",
     /// The destination is not an address of this stack.
     OtherHost => "other_host",
+    /// Sent to a multicast group that nobody here has joined.
+    NotJoined => "not_joined",
+    /// An IGMP message that is no query, or is malformed.
+    IgmpIgnored => "igmp_ignored",
     /// A transport protocol nobody here speaks.
     UnknownProtocol => "unknown_protocol",
     /// TCP header lengths contradict the packet, or a port is zero.

@@ -16,6 +16,8 @@ use crate::stats::DropReason;
 use crate::wake::Waiters;
 
 const HOP_LIMIT: u8 = 64;
+/// Datagrams to groups stay on the link (RFC 1112 §6.1).
+const GROUP_HOP_LIMIT: u8 = 1;
 const UDP_HEADER_LEN: usize = 8;
 /// Ports that bind to port 0 takes from, as TCP's (Linux `ip_local_port_range`).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
@@ -32,6 +34,8 @@ pub(crate) struct Udp {
 /// One UDP socket: a ring of datagrams each way, taken at bind.
 pub(crate) struct Socket {
     pub(crate) local: SocketAddr,
+    /// Multicast groups it has joined, with their interfaces.
+    pub(crate) groups: Vec<(IpAddr, usize)>,
     received: Ring,
     outgoing: Ring,
     dirty: bool,
@@ -85,6 +89,7 @@ impl Udp {
         };
         let id = self.sockets.insert(Socket {
             local: SocketAddr::new(local.ip(), port),
+            groups: Vec::new(),
             received: ring(),
             outgoing: ring(),
             dirty: false,
@@ -263,7 +268,8 @@ fn write_datagram(own: SocketAddr, peer: SocketAddr, data: &[u8], out: &mut impl
 fn fill_datagram(packet: &mut [u8], own: SocketAddr, peer: SocketAddr, data: &[u8]) {
     let udp_len = UDP_HEADER_LEN + data.len();
     let (ip, udp) = packet.split_at_mut(ip_header_len(own.ip()));
-    write_ip_header(ip, own.ip(), peer.ip(), protocol::UDP, udp_len, HOP_LIMIT);
+    let hop_limit = if peer.ip().is_multicast() { GROUP_HOP_LIMIT } else { HOP_LIMIT };
+    write_ip_header(ip, own.ip(), peer.ip(), protocol::UDP, udp_len, hop_limit);
     udp[0..2].copy_from_slice(&own.port().to_be_bytes());
     udp[2..4].copy_from_slice(&peer.port().to_be_bytes());
     udp[4..6].copy_from_slice(&(udp_len as u16).to_be_bytes());

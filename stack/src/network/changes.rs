@@ -57,12 +57,12 @@ impl Network {
             return Err(AddressError::Full);
         }
         self.routes.set_address(address);
-        self.changed = true;
+        self.note_change();
         Ok(())
     }
 
     pub(crate) fn remove_address(&mut self, ip: IpAddr) -> Result<(), AddressError> {
-        self.changed = true;
+        self.note_change();
         if self.routes.remove_address(ip) { Ok(()) } else { Err(AddressError::NotThere) }
     }
 
@@ -86,13 +86,18 @@ impl Network {
             return Err(AddressError::Full);
         }
         self.routes.set_route(route);
-        self.changed = true;
+        self.note_change();
         Ok(())
     }
 
     pub(crate) fn remove_route(&mut self, route: &Route) -> Result<(), AddressError> {
-        self.changed = true;
+        self.note_change();
         if self.routes.remove_route(route) { Ok(()) } else { Err(AddressError::NotThere) }
+    }
+
+    fn note_change(&mut self) {
+        self.changed = true;
+        self.version += 1;
     }
 
     fn check_interface(&self, interface: usize) -> Result<(), AddressError> {

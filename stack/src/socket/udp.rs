@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::mode::Modes;
 use crate::Stack;
 use crate::block::wait;
+use crate::core::Core;
 
 /// A UDP socket. Clones are the same socket.
 #[derive(Clone)]
@@ -57,7 +58,7 @@ impl UdpSocket {
         self.0.stack.shard().with(|core| {
             core.check_running()?;
             let own = match self.0.local.ip() {
-                any if any.is_unspecified() => core.net.source_for(peer.ip())?.1,
+                any if any.is_unspecified() => core.net.source_to(peer.ip())?,
                 own if own.is_ipv4() == peer.is_ipv4() => own,
                 own => {
                     return Poll::Ready(Err(io::Error::new(
@@ -106,6 +107,10 @@ impl UdpSocket {
         })
     }
 
+    pub(super) fn with_core<R>(&self, f: impl FnOnce(&mut Core, u32) -> R) -> R {
+        self.0.stack.shard().with(|core| f(core, self.0.id))
+    }
+
     /// Where it is bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.0.local
@@ -124,6 +129,11 @@ impl UdpSocket {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stack.shard().with(|core| core.udp.close(self.id));
+        self.stack.shard().with(|core| {
+            for (group, interface) in std::mem::take(&mut core.udp.socket(self.id).groups) {
+                core.net.leave(core.now, group, interface);
+            }
+            core.udp.close(self.id);
+        });
     }
 }
