@@ -1,6 +1,6 @@
 //! The options that say where a stack is attached.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufWriter;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use tokio::time::timeout;
 use underpass::devices::Pcap;
-use underpass::{Address, Origin, Stack};
+use underpass::{Address, DnsConfig, Hosts, Origin, Stack};
 use underpass_drivers::{AnyDevice, Spec};
 
 /// How long the network may take to give addresses.
@@ -35,6 +35,15 @@ pub(crate) struct Attachment {
     /// Router to everything beyond the link; at most one per IP version
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
+    /// DNS server; repeat it for several, which are asked in turn
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<IpAddr>,
+    /// Domain to complete short names with; repeat it for several
+    #[arg(long, value_name = "DOMAIN")]
+    search: Vec<String>,
+    /// Names with fixed addresses, in the format of /etc/hosts
+    #[arg(long, value_name = "FILE")]
+    hosts: Option<PathBuf>,
     /// Also write every frame to this pcapng file
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -50,6 +59,10 @@ impl Attachment {
         for gateway in &self.gateway {
             builder = builder.gateway(*gateway);
         }
+        for server in &self.dns {
+            builder = builder.dns_server(*server);
+        }
+        builder = builder.dns(self.names()?);
         let device = AnyDevice::open(&self.device)?;
         let stack = match &self.pcap {
             None => builder.build(device),
@@ -85,8 +98,23 @@ impl Attachment {
         Ok(())
     }
 
-    /// Fails, with the remedy, if it is known already that there is no way to `ip`.
-    pub(crate) fn check_route(&self, ip: IpAddr) -> Result<()> {
+    /// Fails, with the remedy, if `host` is an address to which there is no way.
+    pub(crate) fn check_host(&self, host: &str) -> Result<()> {
+        host.parse().map_or(Ok(()), |ip| self.check_route(ip))
+    }
+
+    fn names(&self) -> Result<DnsConfig> {
+        let mut config = DnsConfig::default();
+        config.search.clone_from(&self.search);
+        if let Some(path) = &self.hosts {
+            let text = fs::read_to_string(path);
+            let text = text.with_context(|| format!("--hosts {}", path.display()))?;
+            config.hosts = Hosts::parse(&text);
+        }
+        Ok(config)
+    }
+
+    fn check_route(&self, ip: IpAddr) -> Result<()> {
         if self.dhcp || self.slaac {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! An HTTP/1.1 GET on any byte stream.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -13,12 +13,14 @@ use hyper::{Request, Response, Uri, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Where to fetch what: an `http` URL whose host is an IP address.
+/// Where to fetch what: an `http` URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Url {
-    /// Address and port.
-    pub(crate) server: SocketAddr,
-    /// `Host` header: the address, and the port if it is not 80.
+    /// Name or address.
+    pub(crate) host: String,
+    /// Port, 80 unless the URL says otherwise.
+    pub(crate) port: u16,
+    /// `Host` header: name or address, and the port if the URL has one.
     authority: String,
     /// Path and query.
     target: String,
@@ -27,7 +29,12 @@ pub(crate) struct Url {
 impl Url {
     /// `path` of the server at `server`.
     pub(crate) fn new(server: SocketAddr, path: &str) -> Self {
-        Self { server, authority: server.to_string(), target: path.to_owned() }
+        Self {
+            host: server.ip().to_string(),
+            port: server.port(),
+            authority: server.to_string(),
+            target: path.to_owned(),
+        }
     }
 
     /// The last segment of the path, if it has one: the name a file would have.
@@ -52,18 +59,16 @@ impl FromStr for Url {
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => bail!("https is not supported, only http"),
-            _ => bail!("not a URL such as http://10.0.0.1/file or http://[fd00::1]/file"),
+            _ => bail!("not a URL such as http://example.com/file or http://[fd00::1]:8080/file"),
         }
         let (authority, host) = (uri.authority().map(ToString::to_string), uri.host());
         let (Some(authority), Some(host)) = (authority, host) else {
             bail!("the URL has no host");
         };
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let ip: IpAddr = bare.parse().with_context(|| {
-            format!("'{host}' is not an IP address, and names are not looked up")
-        })?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = uri.port_u16().unwrap_or(80);
         let target = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        Ok(Self { server: SocketAddr::new(ip, uri.port_u16().unwrap_or(80)), authority, target })
+        Ok(Self { host, port, authority, target })
     }
 }
 
@@ -126,23 +131,23 @@ mod tests {
     #[test]
     fn urls() {
         let url: Url = "http://10.0.0.1/a/b.bin?c=d".parse().unwrap();
-        assert_eq!(url.server, "10.0.0.1:80".parse().unwrap());
+        assert_eq!((url.host.as_str(), url.port), ("10.0.0.1", 80));
         assert_eq!(url.file_name(), Some("b.bin"));
         assert_eq!(url.to_string(), "http://10.0.0.1/a/b.bin?c=d");
         let url: Url = "http://[fd00::1]:8080".parse().unwrap();
-        assert_eq!(url.server, "[fd00::1]:8080".parse().unwrap());
+        assert_eq!((url.host.as_str(), url.port), ("fd00::1", 8080));
         assert_eq!(url.file_name(), None);
         assert_eq!(url.to_string(), "http://[fd00::1]:8080/");
+        let url: Url = "http://files.example:81/a".parse().unwrap();
+        assert_eq!((url.host.as_str(), url.port), ("files.example", 81));
+        assert_eq!(url.authority, "files.example:81");
     }
 
     #[test]
     fn what_cannot_be_fetched_is_refused_with_the_reason() {
-        for (text, reason) in [
-            ("https://10.0.0.1/", "only http"),
-            ("http://example.com/", "names are not looked up"),
-            ("10.0.0.1", "not a URL"),
-            ("/file", "not a URL"),
-        ] {
+        for (text, reason) in
+            [("https://10.0.0.1/", "only http"), ("10.0.0.1", "not a URL"), ("/file", "not a URL")]
+        {
             let error = format!("{:#}", text.parse::<Url>().unwrap_err());
             assert!(error.contains(reason), "{text}: {error}");
         }

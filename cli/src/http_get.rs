@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
-use underpass::{Stack, TcpStream};
+use underpass::Stack;
 
 use crate::attach::Attachment;
 use crate::fetch::{Download, Url};
+use crate::host;
 use crate::interrupt::interrupted;
 use crate::server::stop;
 
 /// Arguments of `http-get`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to fetch, such as `http://10.7.0.1/file` or `http://[fd00::1]:8080/file`
+    /// What to fetch, such as `http://example.com/file` or `http://[fd00::1]:8080/file`
     #[arg(value_parser = |text: &str| text.parse::<Url>().map_err(|e| format!("{e:#}")))]
     url: Url,
     #[command(flatten)]
@@ -32,7 +33,7 @@ pub(crate) struct Args {
 
 /// Fetches one file.
 pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
-    args.attachment.check_route(args.url.server.ip())?;
+    args.attachment.check_host(&args.url.host)?;
     let interrupted = interrupted()?;
     let stack = args.attachment.stack()?;
     let result = tokio::select! {
@@ -49,10 +50,7 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
 async fn fetch(args: &Args, stack: &Stack, json: bool) -> Result<()> {
     args.attachment.configured(stack).await?;
     let start = Instant::now();
-    let server = args.url.server;
-    let stream = TcpStream::connect_async(stack, server)
-        .await
-        .with_context(|| format!("connecting to {server}"))?;
+    let stream = host::connect(stack, &args.url.host, args.url.port).await?;
     let connected = start.elapsed();
     let mut download =
         Download::start(stream, &args.url).await.with_context(|| args.url.to_string())?;

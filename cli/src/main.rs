@@ -4,13 +4,16 @@
 
 mod attach;
 mod demo;
+mod dig;
 mod doctor;
 mod echo;
 mod fetch;
 mod files;
+mod host;
 mod http_get;
 mod http_serve;
 mod interrupt;
+mod nc;
 mod ping;
 mod server;
 
@@ -48,6 +51,10 @@ enum Command {
     Echo(echo::Args),
     /// Send ICMP echo requests
     Ping(ping::Args),
+    /// Look up a name
+    Dig(dig::Args),
+    /// Connect standard input and output to a connection, as netcat
+    Nc(nc::Args),
     /// Prove that it works here: transfers and round trips against the kernel's own TCP, in private
     /// network namespaces
     Demo,
@@ -75,6 +82,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::HttpGet(args) => block_on(http_get::run(args, cli.json)),
         Command::Echo(args) => block_on(echo::run(args, cli.json)),
         Command::Ping(args) => block_on(ping::run(args, cli.json)),
+        Command::Dig(args) => block_on(dig::run(args, cli.json)),
+        Command::Nc(args) => block_on(nc::run(args)),
         // Before any thread: a user namespace has to be entered first.
         Command::Demo => demo::run(cli.json),
     }

@@ -1,7 +1,9 @@
 //! `underpass ping`, with the output of iputils' ping.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use underpass::{EchoReply, Ping, Stack};
 
 use crate::attach::Attachment;
+use crate::host;
 use crate::interrupt::interrupted;
 use crate::server::stop;
 
@@ -20,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Arguments of `ping`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Address to ping
+    /// Name or address to ping
     #[arg(value_name = "HOST")]
-    host: IpAddr,
+    host: String,
     #[command(flatten)]
     attachment: Attachment,
     /// Stop after this many requests
@@ -38,18 +41,32 @@ pub(crate) struct Args {
 
 /// Pings until the count is reached or SIGINT; exit code 1 if nothing was heard.
 pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
-    args.attachment.check_route(args.host)?;
+    args.attachment.check_host(&args.host)?;
     let interrupted = interrupted()?;
     let stack = args.attachment.stack()?;
-    let socket = Ping::new(&stack).context("opening an ICMP echo socket")?;
-    let mut session = Session::new(args, json);
+    let result = ping(args, &stack, interrupted, json).await;
+    stop(stack).await;
+    result
+}
+
+async fn ping(
+    args: &Args,
+    stack: &Stack,
+    interrupted: impl Future<Output = ()>,
+    json: bool,
+) -> Result<ExitCode> {
+    let mut interrupted = pin!(interrupted);
+    let address = tokio::select! {
+        address = host::address(stack, &args.host) => address?,
+        () = &mut interrupted => return Ok(ExitCode::from(130)),
+    };
+    let socket = Ping::new(stack).context("opening an ICMP echo socket")?;
+    let mut session = Session::new(args, address, json);
     let result = tokio::select! {
         result = session.run(&stack, &socket) => result,
         () = interrupted => Ok(()),
     };
     session.summarize();
-    drop(socket);
-    stop(stack).await;
     result?;
     Ok(if session.rtts.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -57,6 +74,7 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
 /// The requests of one run, and what became of them.
 struct Session<'a> {
     args: &'a Args,
+    address: IpAddr,
     json: bool,
     start: Instant,
     sent: u32,
@@ -66,15 +84,19 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(args: &'a Args, json: bool) -> Self {
-        let (host, size) = (args.host, args.size);
+    fn new(args: &'a Args, address: IpAddr, json: bool) -> Self {
+        let (host, size) = (&args.host, args.size);
         if !json {
             // The size in parentheses is that of the IP packet.
-            let headers = if host.is_ipv4() { 28 } else { 48 };
-            println!("PING {host} ({host}) {size}({}) bytes of data.", u32::from(size) + headers);
+            let headers = if address.is_ipv4() { 28 } else { 48 };
+            println!(
+                "PING {host} ({address}) {size}({}) bytes of data.",
+                u32::from(size) + headers
+            );
         }
         Self {
             args,
+            address,
             json,
             start: Instant::now(),
             sent: 0,
@@ -93,7 +115,7 @@ impl<'a> Session<'a> {
             // Sequence numbers begin with 1 and wrap.
             let seq = self.sent as u16;
             self.waiting.insert(seq, Instant::now());
-            if let Err(error) = socket.send(self.args.host, seq, &payload) {
+            if let Err(error) = socket.send(self.address, seq, &payload) {
                 eprintln!("ping: sending to {}: {error}", self.args.host);
             }
             next += self.args.interval;
@@ -117,7 +139,7 @@ impl<'a> Session<'a> {
 
     fn take(&mut self, reply: &EchoReply) {
         // Another host's, or a second one.
-        if reply.from != self.args.host {
+        if reply.from != self.address {
             return;
         }
         let Some(sent) = self.waiting.remove(&reply.seq) else {

@@ -85,7 +85,7 @@ pub(crate) async fn stop(stack: Stack) {
 }
 
 /// Waits until all connections are closed, or nothing moves any more.
-async fn drain(stack: &Stack) {
+pub(crate) async fn drain(stack: &Stack) {
     let mut moved = (0, 0);
     let mut last = Instant::now();
     loop {

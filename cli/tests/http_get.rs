@@ -46,7 +46,8 @@ fn failures_are_told_in_one_line(lab: &Lab) {
         ("http://10.7.0.1:81/", "refused"),
         ("http://10.99.0.1/", "add --gateway"),
         ("https://10.7.0.1/", "only http"),
-        ("http://example.com/", "names are not looked up"),
+        ("http://example.com/", "no DNS server is known; add --dns"),
+        ("http://-a.test/", "not a host name"),
     ] {
         let output = lab.run(&["http-get", url, "-o", "received"]);
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -42,8 +42,8 @@ pub trait Device {
 /// The receive half of a queue pair.
 pub trait RxQueue {
     /// Takes a burst of what has arrived and returns the number of frames ready for [`next`], those
-    /// of earlier bursts that were not taken included. Zero means "not now". An error means that
-    /// the device is gone (interface deleted, link object closed); it is not retried.
+    /// of earlier bursts that were not taken included. Zero means "not now". A wrapper that passes
+    /// frames over may count them until `next` has done so. An error means that the device is gone (interface deleted, link object closed); it is not retried.
     ///
     /// [`next`]: RxQueue::next
     fn fill(&mut self, now: Instant) -> io::Result<usize>;
@@ -79,11 +79,11 @@ pub trait TxQueue {
     fn flush(&mut self, now: Instant) -> io::Result<()>;
 }
 
-/// A received frame, lent by its device.
+/// A received frame, lent by its device where it was written, to be read and changed.
 #[derive(Debug)]
 pub struct Frame<'a> {
     /// The frame from its first header byte to the last payload byte.
-    pub bytes: &'a [u8],
+    pub bytes: &'a mut [u8],
     /// What the device knows of it.
     pub meta: RxMeta,
 }

@@ -8,9 +8,10 @@
 //! - the devices that exist in memory alone: [`MemoryDevice`], two ends that pass frames as fast as
 //!   memory allows, and [`SimDevice`], two ends of a simulated link in virtual time;
 //! - the devices around a device: [`Fault`] loses and damages frames, [`Pcap`] writes them to a
-//!   capture file, [`Trace`] logs them, and [`Hooked`] does whatever your [`Hook`] says;
-//! - [`segment`], offloads carried out in software, and [`Steering`], which tells the queue of a
-//!   flow where there are several;
+//!   capture file, [`Trace`] logs them, [`Vlan`] tags them, and [`Hooked`] does whatever your [`Hook`]
+//!   says;
+//! - [`segment`] and [`checksum`], offloads carried out in software, and [`Steering`], which tells
+//!   the queue of a flow where there are several;
 //! - `conformance`, the kit that every device must pass (feature `conformance`).
 //!
 //! Devices backed by a kernel object live in `underpass-drivers`.
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod caps;
+pub mod checksum;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod device;
@@ -34,6 +36,7 @@ mod steering;
 mod summary;
 mod time;
 mod trace;
+mod vlan;
 
 pub use caps::{Caps, Medium};
 pub use device::{Buffers, Counters, Device, Frame, RxQueue, SendError, TxQueue, Wake};
@@ -48,3 +51,4 @@ pub use steering::{FlowHash, SOFTWARE_HASH_FACTORS, Steering, software_hash};
 pub use summary::FrameSummary;
 pub use time::Instant;
 pub use trace::{Trace, TraceHook};
+pub use vlan::{NoVlanId, Vlan, VlanId, VlanRx, VlanTx};

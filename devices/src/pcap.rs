@@ -145,7 +145,7 @@ impl<W: Write> Hook for PcapHook<W> {
 
     fn received(&mut self, frame: &mut Received<'_>) {
         let partial = frame.meta.checksum.partial();
-        self.record(Direction::Inbound, frame.bytes(), partial);
+        self.record(Direction::Inbound, frame.bytes, partial);
     }
 
     fn sent(&mut self, frame: &mut [u8], meta: TxMeta) {

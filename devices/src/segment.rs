@@ -11,6 +11,7 @@
 //! # Ok::<(), underpass_devices::segment::Malformed>(())
 //! ```
 
+use crate::checksum::{self, fold, sum};
 use crate::{PartialChecksum, SegmentKind, Segmentation};
 
 const TCP: u8 = 6;
@@ -30,39 +31,94 @@ pub struct Malformed;
 pub fn complete_checksum(frame: &mut [u8], partial: PartialChecksum) -> Result<(), Malformed> {
     let start = usize::from(partial.start);
     let field = start + usize::from(partial.offset);
-    let sum = fold(sum(frame.get(start..).ok_or(Malformed)?));
+    let sum = sum(frame.get(start..).ok_or(Malformed)?);
     let checksum = if sum == 0xffff { 0xffff } else { !sum };
     put16(frame, field, checksum)
 }
 
 /// Cuts a TCP superframe into the frames a NIC would send, and calls `emit` with each. Returns
-/// their number: one for each `cut.size` bytes of payload begun, and one for no payload at all.
-///
-/// The headers are repeated; the IPv4 identification counts up from the one given; sequence numbers,
-/// lengths and checksums are those of each segment; FIN and PSH stay on the last one only, CWR on
-/// the first (RFC 3168 section 6.1.2). Works on Ethernet frames, with or without one VLAN tag, and
-/// on bare IP packets.
+/// their number. A [`Cutter`] does the same piece by piece, into memory of the caller's.
 pub fn segment(
     frame: &[u8],
     cut: Segmentation,
     partial: PartialChecksum,
     mut emit: impl FnMut(&[u8]),
 ) -> Result<usize, Malformed> {
-    let headers = Headers::parse(frame, cut, partial)?;
-    let size = usize::from(cut.size.get());
-    let (head, payload) = frame.split_at_checked(headers.len).ok_or(Malformed)?;
-    let count = payload.len().div_ceil(size).max(1);
-    let mut segment = Vec::with_capacity(headers.len + size);
-    for index in 0..count {
-        let from = index * size;
-        let to = payload.len().min(from + size);
-        segment.clear();
-        segment.extend_from_slice(head);
-        segment.extend_from_slice(payload.get(from..to).ok_or(Malformed)?);
-        headers.adapt(&mut segment, index, from, index + 1 == count)?;
+    let mut cutter = Cutter::new(frame, cut, partial)?;
+    let mut segment = vec![0; cutter.next_len().unwrap_or(0)];
+    while let Some(len) = cutter.next_len() {
+        segment.truncate(len);
+        cutter.write(frame, &mut segment)?;
         emit(&segment);
     }
-    Ok(count)
+    Ok(cutter.index)
+}
+
+/// A TCP superframe on the way to become the frames a NIC would send: one for each `cut.size` bytes
+/// of payload begun, and one for no payload at all.
+///
+/// The headers are repeated; the IPv4 identification counts up from the one given; sequence numbers,
+/// lengths and checksums are those of each segment; FIN and PSH stay on the last one only, CWR on
+/// the first (RFC 3168 section 6.1.2). Works on Ethernet frames, with or without one VLAN tag, and
+/// on bare IP packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Cutter {
+    headers: Headers,
+    size: usize,
+    payload_len: usize,
+    /// Of the next segment.
+    index: usize,
+}
+
+impl Cutter {
+    /// Looks at the headers of a superframe.
+    pub fn new(
+        frame: &[u8],
+        cut: Segmentation,
+        partial: PartialChecksum,
+    ) -> Result<Self, Malformed> {
+        let headers = Headers::parse(frame, cut, partial)?;
+        let payload_len = frame.len() - headers.len;
+        Ok(Self { headers, size: cut.size.get().into(), payload_len, index: 0 })
+    }
+
+    /// Length of the next frame in bytes; `None` after the last one.
+    pub fn next_len(&self) -> Option<usize> {
+        let from = self.index * self.size;
+        let more = from < self.payload_len || self.index == 0;
+        more.then(|| self.headers.len + self.size.min(self.payload_len - from))
+    }
+
+    /// Writes the next frame, whose length is [`next_len`](Self::next_len), into `slot`. `frame` is
+    /// the superframe this was made for. Payload is copied and summed in one pass.
+    pub fn write(&mut self, frame: &[u8], slot: &mut [u8]) -> Result<(), Malformed> {
+        let from = self.index * self.size;
+        let head = frame.get(..self.headers.len).ok_or(Malformed)?;
+        let (slot_head, slot_payload) =
+            slot.split_at_mut_checked(self.headers.len).ok_or(Malformed)?;
+        let start = self.headers.len + from;
+        let payload = frame.get(start..start + slot_payload.len()).ok_or(Malformed)?;
+        slot_head.copy_from_slice(head);
+        let sum = checksum::copy(slot_payload, payload);
+        let last = from + payload.len() >= self.payload_len;
+        self.headers.adapt(
+            slot_head,
+            payload.len(),
+            sum,
+            Place { index: self.index, from, last },
+        )?;
+        self.index += 1;
+        Ok(())
+    }
+}
+
+/// Which segment of its superframe a segment is.
+#[derive(Clone, Copy)]
+struct Place {
+    index: usize,
+    /// Offset of its payload.
+    from: usize,
+    last: bool,
 }
 
 /// Where the headers of a superframe are. Offsets are from the start of the frame.
@@ -105,68 +161,59 @@ impl Headers {
         }
     }
 
-    /// Makes the headers of the superframe those of its segment `index`, whose payload begins
-    /// `from` bytes into that of the superframe.
+    /// Makes the headers of the superframe those of the segment at `place`, whose payload of
+    /// `payload_len` bytes has the given sum.
     fn adapt(
         &self,
-        segment: &mut [u8],
-        index: usize,
-        from: usize,
-        last: bool,
+        head: &mut [u8],
+        payload_len: usize,
+        payload_sum: u16,
+        place: Place,
     ) -> Result<(), Malformed> {
-        let addresses = self.adapt_ip(segment, index)?;
-        let seq = get32(segment, self.tcp + 4)?.wrapping_add(from as u32);
-        put(segment, self.tcp + 4, &seq.to_be_bytes())?;
-        let flags = segment.get_mut(self.tcp + 13).ok_or(Malformed)?;
-        if !last {
+        let addresses = self.adapt_ip(head, payload_len, place.index)?;
+        let seq = get32(head, self.tcp + 4)?.wrapping_add(place.from as u32);
+        put(head, self.tcp + 4, &seq.to_be_bytes())?;
+        let flags = head.get_mut(self.tcp + 13).ok_or(Malformed)?;
+        if !place.last {
             *flags &= !(FIN | PSH);
         }
-        if index > 0 {
+        if place.index > 0 {
             *flags &= !CWR;
         }
-        let tcp_len = segment.len() - self.tcp;
-        let pseudo = fold(addresses + u64::from(TCP) + tcp_len as u64);
-        put16(segment, self.tcp + 16, pseudo)?;
-        let partial = PartialChecksum { start: self.tcp as u16, offset: 16 };
-        complete_checksum(segment, partial)
+        put16(head, self.tcp + 16, 0)?;
+        let tcp = head.get(self.tcp..).ok_or(Malformed)?;
+        let tcp_len = (tcp.len() + payload_len) as u64;
+        let sums = [addresses, sum(tcp), payload_sum];
+        let total = sums.iter().map(|sum| u64::from(*sum)).sum::<u64>() + u64::from(TCP) + tcp_len;
+        put16(head, self.tcp + 16, !fold(total))
     }
 
     /// Returns the sum over the addresses.
-    fn adapt_ip(&self, segment: &mut [u8], index: usize) -> Result<u64, Malformed> {
-        let ip_len = segment.len() - self.ip;
+    fn adapt_ip(
+        &self,
+        head: &mut [u8],
+        payload_len: usize,
+        index: usize,
+    ) -> Result<u16, Malformed> {
+        let ip_len = head.len() - self.ip + payload_len;
         let in_field = |len: usize| u16::try_from(len).map_err(|_| Malformed);
         match self.kind {
             SegmentKind::Tcp4 => {
-                put16(segment, self.ip + 2, in_field(ip_len)?)?;
-                let id = get16(segment, self.ip + 4)?.wrapping_add(index as u16);
-                put16(segment, self.ip + 4, id)?;
-                put16(segment, self.ip + 10, 0)?;
-                let header = segment.get(self.ip..self.tcp).ok_or(Malformed)?;
-                let checksum = !fold(sum(header));
-                put16(segment, self.ip + 10, checksum)?;
-                Ok(sum(segment.get(self.ip + 12..self.ip + 20).ok_or(Malformed)?))
+                put16(head, self.ip + 2, in_field(ip_len)?)?;
+                let id = get16(head, self.ip + 4)?.wrapping_add(index as u16);
+                put16(head, self.ip + 4, id)?;
+                put16(head, self.ip + 10, 0)?;
+                let header = head.get(self.ip..self.tcp).ok_or(Malformed)?;
+                let checksum = !sum(header);
+                put16(head, self.ip + 10, checksum)?;
+                Ok(sum(head.get(self.ip + 12..self.ip + 20).ok_or(Malformed)?))
             }
             SegmentKind::Tcp6 => {
-                put16(segment, self.ip + 4, in_field(ip_len - 40)?)?;
-                Ok(sum(segment.get(self.ip + 8..self.ip + 40).ok_or(Malformed)?))
+                put16(head, self.ip + 4, in_field(ip_len - 40)?)?;
+                Ok(sum(head.get(self.ip + 8..self.ip + 40).ok_or(Malformed)?))
             }
         }
     }
-}
-
-/// The sum of the 16-bit words, not folded (RFC 1071).
-pub(crate) fn sum(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let odd = rest.first().map_or(0, |byte| u64::from(*byte) << 8);
-    words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum::<u64>() + odd
-}
-
-/// The sum in 16 bits, with end-around carry.
-pub(crate) fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 fn get16(bytes: &[u8], at: usize) -> Result<u16, Malformed> {
@@ -279,8 +326,9 @@ mod tests {
         let ip = of.link;
         let tcp = ip + of.ip_len();
         let addresses = if of.ip_len() == 20 { ip + 12..ip + 20 } else { ip + 8..ip + 40 };
-        let pseudo = sum(&segment[addresses]) + u64::from(TCP) + (segment.len() - tcp) as u64;
-        fold(pseudo + sum(&segment[tcp..])) == 0xffff
+        let pseudo =
+            u64::from(sum(&segment[addresses])) + u64::from(TCP) + (segment.len() - tcp) as u64;
+        fold(pseudo + u64::from(sum(&segment[tcp..]))) == 0xffff
     }
 
     proptest! {
@@ -307,7 +355,7 @@ mod tests {
                     let id = superframe.id.wrapping_add(index as u16);
                     prop_assert_eq!(get16(bytes, superframe.link + 2).unwrap(), ip_len);
                     prop_assert_eq!(get16(bytes, superframe.link + 4).unwrap(), id);
-                    prop_assert_eq!(fold(sum(&bytes[superframe.link..tcp])), 0xffff);
+                    prop_assert_eq!(sum(&bytes[superframe.link..tcp]), 0xffff);
                 } else {
                     prop_assert_eq!(get16(bytes, superframe.link + 4).unwrap(), ip_len - 40);
                 }
@@ -336,12 +384,6 @@ mod tests {
         let mut frame = [0xff, 0xfe, 0x00, 0x01];
         complete_checksum(&mut frame, PartialChecksum { start: 0, offset: 2 }).unwrap();
         assert_eq!(frame, [0xff, 0xfe, 0xff, 0xff]);
-    }
-
-    #[test]
-    fn the_example_of_rfc_1071_sums_up() {
-        assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), 0xddf2);
-        assert_eq!(sum(&[0x01]), 0x100);
     }
 
     #[test]

@@ -257,11 +257,12 @@ impl RxQueue for SimRx {
     }
 
     fn next(&mut self) -> Option<Frame<'_>> {
-        let frame = self.held.get(self.lent)?;
+        let frame = self.held.get_mut(self.lent)?;
         self.lent += 1;
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += frame.bytes.len() as u64;
-        Some(Frame { bytes: &frame.bytes, meta: frame.meta() })
+        let meta = frame.meta();
+        Some(Frame { bytes: &mut frame.bytes, meta })
     }
 
     fn release(&mut self) {

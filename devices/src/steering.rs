@@ -120,7 +120,7 @@ impl Steering {
     }
 
     /// The remainder, as Linux takes it of what a fanout program returns.
-    fn reduce(&self, hash: u32) -> usize {
+    fn reduce(self, hash: u32) -> usize {
         (hash % self.queues) as usize
     }
 }

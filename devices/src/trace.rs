@@ -44,7 +44,7 @@ impl Hook for TraceHook {
             checksum = ?frame.meta.checksum,
             segment = frame.meta.segmentation.map_or(0, u16::from),
             "rx {}",
-            FrameSummary::new(self.medium, frame.bytes())
+            FrameSummary::new(self.medium, frame.bytes)
         );
     }
 

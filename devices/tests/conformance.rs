@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use underpass_devices::conformance::{self, Case, DevicePeer, Harness, Peer, Report};
 use underpass_devices::{
     Device, Fault, FaultConfig, LinkConfig, MemoryConfig, MemoryDevice, Pcap, SimDevice, SimLink,
-    Trace,
+    Trace, Vlan, VlanId,
 };
 
 /// A device made from one end of a memory link, and the other end.
@@ -184,5 +184,43 @@ impl Harness for Queue {
 fn memory_queues() {
     for sender in 0..3 {
         println!("{}", conformance::run(&mut Queue::new(sender)).unwrap());
+    }
+}
+
+/// Both ends of a memory link on one VLAN.
+struct OnVlan {
+    config: MemoryConfig,
+    device: Vlan<MemoryDevice>,
+    peer: DevicePeer<Vlan<MemoryDevice>>,
+}
+
+impl OnVlan {
+    fn new(config: MemoryConfig) -> Self {
+        let (device, peer) = MemoryDevice::pair(config);
+        let on_vlan = |device| Vlan::new(device, VlanId::new(42).unwrap());
+        Self { config, device: on_vlan(device), peer: DevicePeer::new(on_vlan(peer)) }
+    }
+}
+
+impl Harness for OnVlan {
+    type Device = Vlan<MemoryDevice>;
+    type Peer = DevicePeer<Vlan<MemoryDevice>>;
+
+    fn parts(&mut self) -> (&mut Self::Device, &mut Self::Peer) {
+        (&mut self.device, &mut self.peer)
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        *self = Self::new(self.config);
+        Ok(())
+    }
+}
+
+#[test]
+fn vlan() {
+    for config in [MemoryConfig { slots: 32, ..PLAIN() }, offloads()] {
+        let report = conformance::run(&mut OnVlan::new(config)).unwrap();
+        println!("{report}");
+        assert_eq!(report.passed.contains(&Case::Offloads), config.offloads);
     }
 }

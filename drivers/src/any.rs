@@ -4,6 +4,8 @@ use underpass_devices::{
     Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, MemoryRx,
     MemoryTx, RxQueue, SendError, TxMeta, TxQueue, Wake,
 };
+#[cfg(any(feature = "tap", feature = "packet"))]
+use underpass_devices::{Vlan, VlanRx, VlanTx};
 
 #[cfg(feature = "packet")]
 use crate::packet::{PacketDevice, PacketRx, PacketTx};
@@ -25,10 +27,10 @@ use crate::{OpenError, Spec};
 pub enum AnyDevice {
     /// `tap:`
     #[cfg(feature = "tap")]
-    Tap(TapDevice),
+    Tap(Vlan<TapDevice>),
     /// `packet:`
     #[cfg(feature = "packet")]
-    Packet(PacketDevice),
+    Packet(Vlan<PacketDevice>),
     /// `memory:`
     Memory(MemoryDevice),
 }
@@ -39,9 +41,9 @@ pub enum AnyDevice {
 #[allow(missing_docs, reason = "the variants are those of the device")]
 pub enum AnyRx<'a> {
     #[cfg(feature = "tap")]
-    Tap(&'a mut TapRx),
+    Tap(VlanRx<'a, &'a mut TapRx>),
     #[cfg(feature = "packet")]
-    Packet(&'a mut PacketRx),
+    Packet(VlanRx<'a, &'a mut PacketRx>),
     Memory(&'a mut MemoryRx),
 }
 
@@ -51,9 +53,9 @@ pub enum AnyRx<'a> {
 #[allow(missing_docs, reason = "the variants are those of the device")]
 pub enum AnyTx<'a> {
     #[cfg(feature = "tap")]
-    Tap(&'a mut TapTx),
+    Tap(VlanTx<&'a mut TapTx>),
     #[cfg(feature = "packet")]
-    Packet(&'a mut PacketTx),
+    Packet(VlanTx<&'a mut PacketTx>),
     Memory(&'a mut MemoryTx),
 }
 
@@ -79,9 +81,15 @@ impl AnyDevice {
     pub fn open(spec: &Spec) -> Result<Self, OpenError> {
         match spec {
             #[cfg(feature = "tap")]
-            Spec::Tap { name, config } => TapDevice::open(name, config).map(Self::Tap),
+            Spec::Tap { name, config, vlan } => {
+                let device = TapDevice::open(name, config)?;
+                Ok(Self::Tap(Vlan::new(device, *vlan)))
+            }
             #[cfg(feature = "packet")]
-            Spec::Packet { name, config } => PacketDevice::open(name, config).map(Self::Packet),
+            Spec::Packet { name, config, vlan } => {
+                let device = PacketDevice::open(name, config)?;
+                Ok(Self::Packet(Vlan::new(device, *vlan)))
+            }
             Spec::Memory(_) => Err(OpenError::Unsuitable {
                 device: spec.to_string(),
                 reason: "a memory link has two ends, both in one process: a program makes them \
@@ -99,14 +107,17 @@ impl AnyDevice {
     pub fn open_queues(spec: &Spec, queues: usize) -> Result<Vec<Self>, OpenError> {
         match spec {
             #[cfg(feature = "tap")]
-            Spec::Tap { name, config } => {
+            Spec::Tap { name, config, vlan } => {
                 let devices = TapDevice::open_queues(name, config, queues)?;
-                Ok(devices.into_iter().map(Self::Tap).collect())
+                Ok(devices.into_iter().map(|device| Self::Tap(Vlan::new(device, *vlan))).collect())
             }
             #[cfg(feature = "packet")]
-            Spec::Packet { name, config } => {
+            Spec::Packet { name, config, vlan } => {
                 let devices = PacketDevice::open_queues(name, config, queues)?;
-                Ok(devices.into_iter().map(Self::Packet).collect())
+                Ok(devices
+                    .into_iter()
+                    .map(|device| Self::Packet(Vlan::new(device, *vlan)))
+                    .collect())
             }
             Spec::Memory(_) => Self::open(spec).map(|device| vec![device]),
         }
@@ -122,14 +133,14 @@ impl AnyDevice {
 #[cfg(feature = "tap")]
 impl From<TapDevice> for AnyDevice {
     fn from(device: TapDevice) -> Self {
-        Self::Tap(device)
+        Self::Tap(Vlan::new(device, None))
     }
 }
 
 #[cfg(feature = "packet")]
 impl From<PacketDevice> for AnyDevice {
     fn from(device: PacketDevice) -> Self {
-        Self::Packet(device)
+        Self::Packet(Vlan::new(device, None))
     }
 }
 

@@ -9,11 +9,16 @@
 //! [`AnyDevice::open`] takes a [`Spec`] such as `packet:eth1`. [`doctor`] says what works on this
 //! machine, and [`lab`] makes private networks to try it in (feature `lab`).
 //!
+//! [`kernel`] holds no devices but message transports over the kernel's own TCP, to compare with
+//! (feature `kernel`).
+//!
 //! This crate holds all unsafe code of the workspace.
 
 mod any;
 #[cfg(all(feature = "lab", any(feature = "tap", feature = "packet")))]
 pub mod doctor;
+#[cfg(feature = "kernel")]
+pub mod kernel;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod netlink;

@@ -13,14 +13,14 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use underpass_devices::MacAddr;
+use underpass_devices::{MacAddr, VlanId};
 
 /// Why a request to the kernel's link, address and route tables failed.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +137,24 @@ impl Netlink {
             RouteNetlinkMessage::NewLink(message),
             NLM_F_CREATE | NLM_F_EXCL,
             &format!("creating the veth pair {name}, {peer}"),
+        )
+    }
+
+    /// Creates `name`, the interface of a VLAN on top of the interface `link`.
+    pub fn create_vlan(&mut self, name: &str, link: &str, id: VlanId) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.extend([
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Link(self.link(link)?.index),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id.number())])),
+            ]),
+        ]);
+        self.tell(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+            &format!("creating {name} for VLAN {id} of {link}"),
         )
     }
 

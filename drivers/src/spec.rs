@@ -2,6 +2,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use underpass_devices::MemoryConfig;
+#[cfg(any(feature = "tap", feature = "packet"))]
+use underpass_devices::VlanId;
 
 #[cfg(feature = "packet")]
 use crate::packet::PacketConfig;
@@ -12,11 +14,12 @@ use crate::tap::TapConfig;
 ///
 /// | spec | keys |
 /// |---|---|
-/// | `tap:NAME` | `offload`, `mac`, `mtu`, `host` (may be repeated), `io`, `queues`, `slots` |
-/// | `packet:INTERFACE` | `offload`, `mac`, `qdisc-bypass`, `fanout`, `rx-slots`, `tx-slots` |
+/// | `tap:NAME` | `offload`, `mac`, `mtu`, `host` (may be repeated), `io`, `queues`, `slots`, `vlan` |
+/// | `packet:INTERFACE` | `offload`, `mac`, `qdisc-bypass`, `fanout`, `rx-slots`, `tx-slots`, `vlan` |
 /// | `memory:` | `offload`, `mtu`, `slots` |
 ///
-/// The fields of the configurations say what the keys mean. [`Display`](fmt::Display) writes what
+/// The fields of the configurations say what the keys mean; `vlan` puts a
+/// [`Vlan`](underpass_devices::Vlan) around the device. [`Display`](fmt::Display) writes what
 /// differs from the defaults, and reads back as the same spec.
 ///
 /// ```
@@ -38,6 +41,8 @@ pub enum Spec {
         name: String,
         /// The options.
         config: TapConfig,
+        /// The VLAN of the link to be on.
+        vlan: Option<VlanId>,
     },
     /// `packet:INTERFACE`
     #[cfg(feature = "packet")]
@@ -46,6 +51,8 @@ pub enum Spec {
         name: String,
         /// The options.
         config: PacketConfig,
+        /// The VLAN of the link to be on.
+        vlan: Option<VlanId>,
     },
     /// `memory:`
     Memory(MemoryConfig),
@@ -132,20 +139,22 @@ impl FromStr for Spec {
             #[cfg(feature = "tap")]
             "tap" => {
                 let name = interface("tap", target)?;
-                let mut config = TapConfig::default();
-                set_each("tap", TAP_OPTIONS, options, |key, value| {
-                    set_tap(&mut config, key, value)
+                let (mut config, mut vlan) = (TapConfig::default(), None);
+                set_each("tap", TAP_OPTIONS, options, |key, value| match key {
+                    "vlan" => set_vlan(&mut vlan, value),
+                    _ => set_tap(&mut config, key, value),
                 })?;
-                Ok(Self::Tap { name, config })
+                Ok(Self::Tap { name, config, vlan })
             }
             #[cfg(feature = "packet")]
             "packet" => {
                 let name = interface("packet", target)?;
-                let mut config = PacketConfig::default();
-                set_each("packet", PACKET_OPTIONS, options, |key, value| {
-                    set_packet(&mut config, key, value)
+                let (mut config, mut vlan) = (PacketConfig::default(), None);
+                set_each("packet", PACKET_OPTIONS, options, |key, value| match key {
+                    "vlan" => set_vlan(&mut vlan, value),
+                    _ => set_packet(&mut config, key, value),
                 })?;
-                Ok(Self::Packet { name, config })
+                Ok(Self::Packet { name, config, vlan })
             }
             "memory" => {
                 let mut config = MemoryConfig::default();
@@ -172,7 +181,7 @@ impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             #[cfg(feature = "tap")]
-            Self::Tap { name, config } => {
+            Self::Tap { name, config, vlan } => {
                 let default = TapConfig::default();
                 write!(f, "tap:{name}")?;
                 option(f, "offload", &switch(config.offload), &switch(default.offload))?;
@@ -183,10 +192,11 @@ impl fmt::Display for Spec {
                 }
                 given(f, "io", config.io.as_ref())?;
                 option(f, "queues", &config.queues, &default.queues)?;
-                option(f, "slots", &config.slots, &default.slots)
+                option(f, "slots", &config.slots, &default.slots)?;
+                given(f, "vlan", vlan.as_ref())
             }
             #[cfg(feature = "packet")]
-            Self::Packet { name, config } => {
+            Self::Packet { name, config, vlan } => {
                 let default = PacketConfig::default();
                 write!(f, "packet:{name}")?;
                 option(f, "offload", &switch(config.offload), &switch(default.offload))?;
@@ -195,7 +205,8 @@ impl fmt::Display for Spec {
                 option(f, "qdisc-bypass", &bypass.0, &bypass.1)?;
                 given(f, "fanout", config.fanout.as_ref())?;
                 option(f, "rx-slots", &config.rx_slots, &default.rx_slots)?;
-                option(f, "tx-slots", &config.tx_slots, &default.tx_slots)
+                option(f, "tx-slots", &config.tx_slots, &default.tx_slots)?;
+                given(f, "vlan", vlan.as_ref())
             }
             Self::Memory(config) => {
                 let default = MemoryConfig::default();
@@ -212,10 +223,10 @@ impl fmt::Display for Spec {
 const KINDS: &[&str] = &["tap", "packet", "memory"];
 
 #[cfg(feature = "tap")]
-const TAP_OPTIONS: &[&str] = &["offload", "mac", "mtu", "host", "io", "queues", "slots"];
+const TAP_OPTIONS: &[&str] = &["offload", "mac", "mtu", "host", "io", "queues", "slots", "vlan"];
 #[cfg(feature = "packet")]
 const PACKET_OPTIONS: &[&str] =
-    &["offload", "mac", "qdisc-bypass", "fanout", "rx-slots", "tx-slots"];
+    &["offload", "mac", "qdisc-bypass", "fanout", "rx-slots", "tx-slots", "vlan"];
 const MEMORY_OPTIONS: &[&str] = &["offload", "mtu", "slots"];
 
 /// The option that may be given several times.
@@ -235,6 +246,12 @@ fn set_tap(config: &mut TapConfig, key: &str, text: &str) -> Result<(), Wanted> 
         "queues" => config.queues = number(text)?,
         _ => config.slots = number(text)?,
     }
+    Ok(())
+}
+
+#[cfg(any(feature = "tap", feature = "packet"))]
+fn set_vlan(vlan: &mut Option<VlanId>, text: &str) -> Result<(), Wanted> {
+    *vlan = Some(value(text, "the number of a VLAN, 1 to 4094")?);
     Ok(())
 }
 

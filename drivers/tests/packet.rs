@@ -60,7 +60,7 @@ fn receive(device: &mut PacketDevice, enough: usize, part: &[u8]) -> Vec<Vec<u8>
         let (rx, _) = device.split();
         rx.fill(Instant::ZERO).unwrap();
         while let Some(frame) = rx.next() {
-            let mut bytes = frame.bytes;
+            let mut bytes = &frame.bytes[..];
             while !bytes.starts_with(part) && !bytes.is_empty() {
                 bytes = &bytes[1..];
             }

@@ -31,6 +31,14 @@ pub struct Limits {
     pub udp_bytes: usize,
     /// Link addresses remembered.
     pub neighbors: usize,
+    /// Destinations whose path MTU is remembered because it is smaller than the link's.
+    pub path_mtus: usize,
+    /// Raw sockets.
+    pub raw_sockets: usize,
+    /// Packets queued per raw socket and direction.
+    pub raw_packets: usize,
+    /// Their bytes.
+    pub raw_bytes: usize,
     /// Datagrams in reassembly.
     pub reassembly_datagrams: usize,
     /// Their bytes.
@@ -57,6 +65,10 @@ impl Default for Limits {
             udp_datagrams: 256,
             udp_bytes: 256 * 1024,
             neighbors: 4096,
+            path_mtus: 1024,
+            raw_sockets: 64,
+            raw_packets: 256,
+            raw_bytes: 256 * 1024,
             reassembly_datagrams: 64,
             reassembly_bytes: 1 << 20,
             sleeps: 65_536,

@@ -1,7 +1,7 @@
 //! The state of one shard: what `turn` does with each frame and each timer.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -17,10 +17,11 @@ use crate::isn::IsnGenerator;
 use crate::link::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Out};
 use crate::network::{MAX_INTERFACES, Network};
 use crate::output::{Outgoing, Output};
-use crate::packet::{Packet, TcpSegment, Tuple, UdpDatagram, protocol};
+use crate::packet::{Packet, TcpSegment, UdpDatagram, protocol};
 use crate::ping::{EchoReply, EchoRequest, Pings};
 use crate::ports::PortAllocator;
 use crate::random::Random;
+use crate::raw::RawSockets;
 use crate::reassembly::{Reassembler, ReassemblyConfig};
 use crate::routes::Routes;
 use crate::sleep::Sleeps;
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) udp: Udp,
     pub(crate) pings: Pings,
     pub(crate) sleeps: Sleeps,
+    pub(crate) raw: RawSockets,
     reassembler: Reassembler,
     errors: RateLimiter,
     counters_due: Instant,
@@ -53,7 +55,8 @@ pub(crate) struct Core {
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Something was received or sent, or is waiting for room: call again without sleeping.
+    /// Something was received or sent, or is waiting for room, or a sleep is over, whose task may
+    /// have something to send: call again without sleeping.
     pub busy: bool,
     /// When to call again if nothing arrives first.
     pub next: Option<Instant>,
@@ -90,6 +93,7 @@ impl Core {
             udp: Udp::new(limits.clone(), random.u16()),
             pings: Pings::default(),
             sleeps: Sleeps::new(limits.sleeps),
+            raw: RawSockets::new(limits.clone()),
             reassembler: Reassembler::new(
                 ReassemblyConfig {
                     max_datagrams: limits.reassembly_datagrams,
@@ -100,7 +104,7 @@ impl Core {
             ),
             errors: RateLimiter::new(limits.errors_per_second),
             counters_due: Instant::ZERO,
-            net: Network::new(caps, routes, limits.neighbors, random),
+            net: Network::new(caps, routes, limits, random),
             wakes: Vec::new(),
             stopped: None,
         }
@@ -130,8 +134,9 @@ impl Core {
         }
 
         self.tcp.advance(now);
-        self.sleeps.turn(now, &mut self.wakes);
+        let woken = self.sleeps.turn(now, &mut self.wakes);
         let mut out = Out { now, net: &mut self.net, tx: &mut tx };
+        out.poll_cutting();
         let tcp = &mut self.tcp;
         out.poll_neighbors(|packet| {
             if let Ok(segment) = TcpSegment::parse(*packet) {
@@ -150,6 +155,7 @@ impl Core {
             send_echo(*src, *dst, EchoKind::Request, &echo, &mut out);
         }
         self.udp.emit(&mut out, &mut self.wakes);
+        self.raw.emit(&mut out, &mut self.wakes);
         self.tcp.emit(now, &mut out, &mut self.wakes);
         self.net.wake_watchers(&mut self.wakes);
         if std::mem::take(&mut self.net.mtu_changed) {
@@ -168,7 +174,7 @@ impl Core {
             }
             self.counters_due = now + COUNTERS_INTERVAL;
         }
-        Turn { busy: received > 0 || self.is_dirty(), next: self.next_timer() }
+        Turn { busy: received > 0 || woken || self.is_dirty(), next: self.next_timer() }
     }
 
     /// Fails once the device is gone.
@@ -196,6 +202,7 @@ impl Core {
         self.tcp.is_dirty()
             || self.udp.is_dirty()
             || self.pings.is_dirty()
+            || self.raw.is_dirty()
             || self.sleeps.is_dirty()
             || self.net.links.iter().any(|link| link.is_due(self.now))
     }
@@ -218,6 +225,7 @@ impl Core {
         self.udp.stop(&mut self.wakes);
         self.pings.stop(&mut self.wakes);
         self.sleeps.stop(&mut self.wakes);
+        self.raw.stop(&mut self.wakes);
     }
 
     fn next_timer(&self) -> Option<Instant> {
@@ -315,6 +323,8 @@ impl Core {
         arrival: Arrival,
         tx: &mut [impl TxQueue],
     ) {
+        let copied = !self.raw.is_empty()
+            && self.raw.on_packet(packet, &mut self.net.stats.drops, &mut self.wakes);
         let mut out = Out { now: self.now, net: &mut self.net, tx };
         let result = match packet.protocol {
             protocol::TCP if unicast && !arrival.group => checked_segment(packet, arrival.checksum)
@@ -324,6 +334,7 @@ impl Core {
             protocol::UDP => self.on_udp(packet, arrival, tx),
             protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, arrival, tx),
             protocol::IGMP if packet.src.is_ipv4() => out.on_igmp(arrival.interface, packet),
+            _ if copied => Ok(()),
             _ => {
                 self.refuse(packet, arrival, Unreachable::Protocol, tx);
                 Err(DropReason::UnknownProtocol)
@@ -375,15 +386,7 @@ impl Core {
                 };
                 self.pings.on_reply(echo.ident, reply, &mut self.wakes)
             }
-            IcmpMessage::Error(error) if error.quoted.protocol == protocol::TCP => {
-                let quoted = error.quoted;
-                let tuple = Tuple {
-                    local: SocketAddr::new(quoted.src, quoted.src_port),
-                    remote: SocketAddr::new(quoted.dst, quoted.dst_port),
-                };
-                self.tcp.on_icmp_error(&tuple, &error)
-            }
-            IcmpMessage::Error(_) => Err(DropReason::IcmpIgnored),
+            IcmpMessage::Error(error) => self.on_icmp_error(&error),
             IcmpMessage::Other => {
                 let mut out = Out { now: self.now, net: &mut self.net, tx };
                 out.on_mld(arrival.interface, packet)
@@ -406,7 +409,8 @@ impl Core {
             return self.net.drop(DropReason::RateLimited);
         }
         let len = icmp::unreachable_len(packet);
-        let outgoing = Outgoing { dst: packet.src, len, checksum: None, segment: None };
+        let outgoing =
+            Outgoing { dst: packet.src, len, checksum: None, segment: None, dont_fragment: false };
         let mut out = Out { now: self.now, net: &mut self.net, tx };
         out.packet(outgoing, |bytes| {
             icmp::write_unreachable(bytes, packet, why);
@@ -416,7 +420,7 @@ impl Core {
 
 fn send_echo(src: IpAddr, dst: IpAddr, kind: EchoKind, echo: &Echo<'_>, out: &mut impl Output) {
     let len = icmp::echo_len(dst, echo.payload.len());
-    let outgoing = Outgoing { dst, len, checksum: None, segment: None };
+    let outgoing = Outgoing { dst, len, checksum: None, segment: None, dont_fragment: false };
     out.packet(outgoing, |bytes| {
         icmp::write_echo(bytes, src, dst, kind, echo);
     });

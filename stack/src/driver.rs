@@ -68,7 +68,7 @@ fn turn_until<D: Device>(
 }
 
 /// Sleeps until a frame arrives, a socket calls, or `timeout` is over.
-fn sleep<D: Device>(shard: &mut Shard<D>, timeout: Option<Duration>) -> io::Result<()> {
+pub(crate) fn sleep<D: Device>(shard: &mut Shard<D>, timeout: Option<Duration>) -> io::Result<()> {
     let shared = Arc::clone(shard.shared());
     if shared.fall_asleep() {
         let timeout = timeout.map(|t| Timespec {

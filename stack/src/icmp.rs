@@ -88,6 +88,10 @@ pub(crate) struct QuotedPacket {
     pub(crate) dst_port: u16,
     /// Sequence number, of TCP.
     pub(crate) tcp_seq: Option<u32>,
+    /// Identifier, of an ICMP or ICMPv6 echo message.
+    pub(crate) echo_ident: Option<u16>,
+    /// Length its IP header names, in bytes.
+    pub(crate) len: usize,
 }
 
 /// Judges a whole packet whose protocol is ICMP or ICMPv6.
@@ -286,7 +290,8 @@ fn quoted_v4(body: &[u8]) -> Option<QuotedPacket> {
     }
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
     let (src, dst) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
-    quoted_transport(src.into(), dst.into(), header[9], body.get(header_len..)?)
+    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    quoted_transport(src.into(), dst.into(), header[9], body.get(header_len..)?, len)
 }
 
 fn quoted_v6(body: &[u8]) -> Option<QuotedPacket> {
@@ -296,6 +301,7 @@ fn quoted_v6(body: &[u8]) -> Option<QuotedPacket> {
     }
     let src = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
     let dst = Ipv6Addr::from(*header[24..].first_chunk::<16>()?);
+    let total = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
     let mut next = header[6];
     loop {
         let (&[after, units, high, low], _) = rest.split_first_chunk::<4>()?;
@@ -305,7 +311,7 @@ fn quoted_v6(body: &[u8]) -> Option<QuotedPacket> {
             }
             protocol::FRAGMENT if u16::from_be_bytes([high, low]) < 8 => 8,
             protocol::FRAGMENT => return None,
-            _ => return quoted_transport(src.into(), dst.into(), next, rest),
+            _ => return quoted_transport(src.into(), dst.into(), next, rest, total),
         };
         next = after;
         rest = rest.get(len..)?;
@@ -317,11 +323,14 @@ fn quoted_transport(
     dst: IpAddr,
     protocol: u8,
     transport: &[u8],
+    len: usize,
 ) -> Option<QuotedPacket> {
     let &[s0, s1, d0, d1, q0, q1, q2, q3] = transport.first_chunk::<8>()?;
     let tcp_seq = (protocol == protocol::TCP).then(|| u32::from_be_bytes([q0, q1, q2, q3]));
+    let is_echo = matches!((protocol, s0), (protocol::ICMP, 8) | (protocol::ICMPV6, 128));
+    let echo_ident = is_echo.then(|| u16::from_be_bytes([q0, q1]));
     let (src_port, dst_port) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
-    Some(QuotedPacket { src, dst, protocol, src_port, dst_port, tcp_seq })
+    Some(QuotedPacket { src, dst, protocol, src_port, dst_port, tcp_seq, echo_ident, len })
 }
 
 /// As much of a packet as fits into an error that every link carries: 576 bytes over IPv4 (RFC 1812

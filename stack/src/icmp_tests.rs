@@ -140,6 +140,8 @@ fn a_refused_packet_is_recognised_by_its_sender() {
                     src_port: 0x9999,
                     dst_port: 80,
                     tcp_seq: Some(0x0102_0304),
+                    echo_ident: None,
+                    len: original.bytes.len(),
                 },
             };
             assert_eq!(receive_bytes(&error), Ok(IcmpMessage::Error(expected)));

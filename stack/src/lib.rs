@@ -34,10 +34,12 @@ mod checksum;
 mod config;
 mod core;
 mod dhcp;
+mod dns;
 mod driver;
 mod fragment;
 mod groups;
 mod icmp;
+mod icmp_errors;
 mod interface;
 mod ip_header;
 mod isn;
@@ -48,10 +50,13 @@ mod neighbor;
 mod network;
 mod output;
 mod packet;
+mod path_mtu;
 mod ping;
 mod ports;
 mod random;
+mod raw;
 mod reassembly;
+mod recent;
 mod routes;
 mod shard;
 mod slaac;
@@ -62,19 +67,27 @@ mod stats;
 mod tcp;
 mod time_wait;
 mod timer;
+pub mod transport;
 mod udp;
 mod wake;
 
 pub use config::Limits;
 pub use core::Turn;
+pub use dns::{
+    Answer, DnsConfig, DnsError, DnsStats, Hosts, Record, RecordData, RecordType, Resolver,
+};
 pub use interface::Interface;
 pub use network::AddressError;
 pub use ping::EchoReply;
 pub use routes::{Address, AddressState, Origin, Route};
 pub use shard::Shard;
 pub use sleep::Sleep;
-pub use socket::{Ping, TcpListener, TcpStream, UdpSocket};
+pub use socket::{
+    ConnectOptions, IpVersion, ListenOptions, Ping, RawSocket, TcpListener, TcpStream, UdpSocket,
+};
 pub use stack::{BuildError, Builder, Stack};
 pub use stats::{DropReason, Drops, Stats};
+pub use tcp::{KeepAlive, TcpInfo, TcpOptions, TcpState};
 
 pub use underpass_devices as devices;
+pub use underpass_protocols as protocols;

@@ -1,5 +1,7 @@
 //! The link layer: Ethernet headers, next hops, and packets that wait for a neighbour.
 
+mod cutting;
+
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -8,6 +10,7 @@ use underpass_devices::{
     SendError, TxMeta, TxQueue, segment,
 };
 
+use self::cutting::Cutting;
 use crate::arp::{self, ArpEvent};
 use crate::checksum;
 use crate::dhcp;
@@ -18,6 +21,7 @@ use crate::neighbor::{NeighborConfig, NeighborEvent, NeighborTable, Pending, Sol
 use crate::network::{MIN_MTU, Network};
 use crate::output::{Outgoing, Output, Segment};
 use crate::packet::Packet;
+use crate::path_mtu;
 use crate::random::Random;
 use crate::routes::Way;
 use crate::slaac;
@@ -41,6 +45,7 @@ pub(crate) struct Link {
     pub(crate) groups: Groups,
     /// What the device has counted, as of the last look.
     pub(crate) counters: Counters,
+    pub(crate) cutting: Cutting,
 }
 
 /// The MTU of an interface: the smallest that anybody names.
@@ -87,6 +92,7 @@ impl Link {
             groups: Groups::new(random.fork()),
             caps,
             counters: Counters::default(),
+            cutting: Cutting::default(),
         }
     }
 
@@ -101,26 +107,32 @@ impl Link {
         stats.device += self.counters;
     }
 
-    /// The DHCP client has a message to send, or a membership changed.
+    /// Something is to be sent without waiting for anybody.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.dhcp.as_ref().is_some_and(dhcp::Client::has_queued)
+        self.cutting.is_busy()
+            || self.dhcp.as_ref().is_some_and(dhcp::Client::has_queued)
             || self.groups.next_timer().is_some_and(|at| at <= now)
     }
 
-    /// The device takes a packet in one frame. A superframe was made for the interface its connection
-    /// began on; the route may have changed since.
-    fn takes(&self, packet: &Outgoing) -> bool {
+    /// The device takes a packet in one frame, and so does the path to its destination, which lets
+    /// `path_mtu` bytes through.
+    fn takes(&self, packet: &Outgoing, path_mtu: usize) -> bool {
         let longest = match packet.segment {
-            None => Some(self.mtu.get()),
-            Some(cut) if usize::from(cut.size.get() + cut.header_len) > self.mtu.get() => None,
+            None => Some(self.mtu.get().min(path_mtu)),
+            Some(cut) if !self.fits(cut) => None,
             Some(_) if packet.dst.is_ipv4() => self.caps.tx_segment_tcp4,
             Some(_) => self.caps.tx_segment_tcp6,
         };
         longest.is_some_and(|longest| packet.len <= longest)
     }
 
-    /// When the neighbour table or what configures the interface has something to
-    /// do.
+    /// The segments of a superframe are within the MTU. They were made for the interface that their
+    /// connection began on; the route may have changed since.
+    fn fits(&self, cut: Segment) -> bool {
+        usize::from(cut.size.get()) + usize::from(cut.header_len) <= self.mtu.get()
+    }
+
+    /// When the neighbour table or what configures the interface has something to do.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         let dhcp = self.dhcp.as_ref().and_then(dhcp::Client::next_timer);
         let slaac = self.slaac.as_ref().and_then(slaac::Host::next_timer);
@@ -281,8 +293,9 @@ impl<T: TxQueue> Out<'_, T> {
         }
     }
 
-    /// A packet that the device does not take whole: a TCP segment or superframe, made for another
-    /// interface before the route changed, becomes segments that fit; any other one IP fragments.
+    /// A packet that the device or the path does not take whole: a TCP superframe that the device does
+    /// not cut, or that was made for another interface before the route changed, becomes segments
+    /// that fit; any other packet IP fragments.
     fn in_pieces<R>(
         &mut self,
         interface: usize,
@@ -292,21 +305,20 @@ impl<T: TxQueue> Out<'_, T> {
     ) -> R {
         let mut whole = vec![0; packet.len];
         let result = write(&mut whole);
-        let ether_type = ether_type_of(packet.dst);
         let Some(checksum) = packet.checksum else {
-            self.fragments(interface, hop, ether_type, &whole);
+            self.fragments(interface, hop, packet.dst, &whole);
             return result;
         };
         if let Some(cut) = self.segments(interface, packet, &whole) {
             let segmented = segment::segment(&whole, cut, checksum, |piece| {
-                self.fragments(interface, hop, ether_type, piece);
+                self.fragments(interface, hop, packet.dst, piece);
             });
             if segmented.is_err() {
                 self.net.drop(DropReason::TxUnsupported);
             }
         } else {
             checksum::complete(&mut whole, checksum);
-            self.fragments(interface, hop, ether_type, &whole);
+            self.fragments(interface, hop, packet.dst, &whole);
         }
         result
     }
@@ -322,9 +334,11 @@ impl<T: TxQueue> Out<'_, T> {
         Some(segmentation(packet.dst, Segment { size, header_len }, 0))
     }
 
-    /// Sends a complete packet, cut into IP fragments if it is above the MTU.
-    fn fragments(&mut self, interface: usize, hop: Hop, ether_type: u16, whole: &[u8]) {
-        let mtu = self.net.links[interface].mtu.get();
+    /// Sends a complete packet, cut into IP fragments if it is above the MTU of the path; TCP is cut
+    /// to that already.
+    fn fragments(&mut self, interface: usize, hop: Hop, dst: IpAddr, whole: &[u8]) {
+        let ether_type = ether_type_of(dst);
+        let mtu = self.net.links[interface].mtu.get().min(self.path_mtu(dst));
         if whole.len() <= mtu {
             let write = |slot: &mut [u8]| slot.copy_from_slice(whole);
             return self.piece(interface, hop, ether_type, whole.len(), write);
@@ -415,7 +429,12 @@ impl<T: TxQueue> Out<'_, T> {
 
 impl<T: TxQueue> Output for Out<'_, T> {
     fn has_room(&self, interface: usize) -> bool {
-        self.tx.get(interface).is_some_and(|tx| tx.room() > 0)
+        let waiting = self.net.links.get(interface).is_some_and(|link| link.cutting.is_busy());
+        !waiting && self.tx.get(interface).is_some_and(|tx| tx.room() > 0)
+    }
+
+    fn path_mtu(&self, dst: IpAddr) -> usize {
+        self.net.path_mtus.get(self.now, dst)
     }
 
     fn interface_to(&self, dst: IpAddr) -> Option<usize> {
@@ -427,7 +446,16 @@ impl<T: TxQueue> Output for Out<'_, T> {
             self.net.drop(DropReason::NoRoute);
             return None;
         };
-        if !self.net.links[interface].takes(&packet) {
+        // Packets that fit every path are not looked up.
+        let fits = packet.dont_fragment || packet.len <= path_mtu::MIN_V4;
+        let path_mtu = if fits { usize::MAX } else { self.path_mtu(packet.dst) };
+        let link = &self.net.links[interface];
+        if !link.takes(&packet, path_mtu) {
+            if let (Some(cut), Hop::Known(mac)) = (packet.segment, hop)
+                && link.fits(cut)
+            {
+                return self.cut(interface, mac, &packet, cut, write);
+            }
             return Some(self.in_pieces(interface, hop, &packet, write));
         }
         let meta = self.meta(interface, &packet);

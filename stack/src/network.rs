@@ -9,13 +9,16 @@ use std::task::Waker;
 
 use underpass_devices::{Caps, Instant};
 
+use crate::config::Limits;
 use crate::dhcp::Lease;
 use crate::fragment::FragmentIds;
 use crate::link::Link;
+use crate::path_mtu::PathMtus;
 use crate::random::Random;
 use crate::routes::{Routes, Way, is_link_local};
 use crate::slaac;
 use crate::stats::{DropReason, Stats};
+use crate::tcp::HashKey;
 use crate::wake::Waiters;
 
 pub use changes::AddressError;
@@ -34,6 +37,7 @@ pub(crate) struct Network {
     pub(crate) routes: Routes,
     pub(crate) stats: Stats,
     pub(crate) fragment_ids: FragmentIds,
+    pub(crate) path_mtus: PathMtus,
     /// Addresses or routes are not what they were when the watchers were last woken.
     changed: bool,
     /// Counts changes of addresses and routes.
@@ -49,14 +53,15 @@ impl Network {
     pub(crate) fn new(
         caps: Vec<Caps>,
         routes: Routes,
-        neighbors: usize,
+        limits: &Limits,
         random: &mut Random,
     ) -> Self {
         Self {
-            links: caps.into_iter().map(|caps| Link::new(caps, neighbors, random)).collect(),
+            links: caps.into_iter().map(|caps| Link::new(caps, limits.neighbors, random)).collect(),
             routes,
             stats: Stats::default(),
             fragment_ids: FragmentIds::new(random.bytes()),
+            path_mtus: PathMtus::new(limits.path_mtus, HashKey(random.bytes())),
             changed: false,
             version: 1,
             mtu_changed: false,
@@ -81,6 +86,7 @@ impl Network {
         for link in &self.links {
             link.report(&mut stats);
         }
+        stats.path_mtus = self.path_mtus.len();
         stats
     }
 
@@ -128,6 +134,13 @@ impl Network {
         self.way(dst).map(|way| way.interface)
     }
 
+    /// Longest IP packet that reaches `dst` in one piece, as far as is known.
+    pub(crate) fn path_mtu(&self, now: Instant, dst: IpAddr) -> usize {
+        let link = self.interface_to(dst).and_then(|interface| self.links.get(interface));
+        let link_mtu = link.map_or(usize::MAX, |link| link.mtu.get());
+        self.path_mtus.get(now, dst).min(link_mtu)
+    }
+
     /// An address sockets may bind to: one of ours, or the unspecified one.
     pub(crate) fn check_local(&self, address: SocketAddr) -> io::Result<()> {
         if address.ip().is_unspecified() || self.routes.is_own(address.ip()) {
@@ -140,20 +153,6 @@ impl Network {
             io::ErrorKind::AddrNotAvailable,
             format!("{} is not an address of this stack (it has {own})", address.ip()),
         ))
-    }
-
-    /// The address to send a datagram to a station or a group from.
-    pub(crate) fn source_to(&self, remote: IpAddr) -> io::Result<IpAddr> {
-        if !remote.is_multicast() {
-            return self.source_for(remote).map(|(_, source)| source);
-        }
-        let interface = self.group_interface(remote).unwrap_or(0);
-        self.routes.source_on(interface, remote, remote).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NetworkUnreachable,
-                format!("no address to send to {remote} from on interface {interface}"),
-            )
-        })
     }
 
     /// The interface and the address to talk to the station `remote` from.

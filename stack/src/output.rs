@@ -13,11 +13,13 @@ pub(crate) struct Outgoing {
     /// The writer leaves the pseudo-header sum in this field, and somebody below completes it.
     /// Offsets count from the IP header.
     pub(crate) checksum: Option<PartialChecksum>,
-    /// A TCP packet to be cut by the device.
+    /// A TCP packet to be cut, by the device or for it.
     pub(crate) segment: Option<Segment>,
+    /// The packet goes out whole even if it is longer than its path is known to take.
+    pub(crate) dont_fragment: bool,
 }
 
-/// How a TCP packet larger than the MTU is cut.
+/// How a TCP packet larger than its path takes is cut.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
     /// Payload bytes per packet on the wire.
@@ -34,6 +36,10 @@ pub(crate) trait Output {
 
     /// The interface that packets to `dst` leave by. `None`: there is no route.
     fn interface_to(&self, dst: IpAddr) -> Option<usize>;
+
+    /// Longest IP packet that reaches `dst` whole, as far as routers have told; `usize::MAX` if they
+    /// have not.
+    fn path_mtu(&self, dst: IpAddr) -> usize;
 
     /// Lends `packet.len` bytes to `write`. `None`: there is no slot or no route, and `write` was not
     /// called. Every packet that is lost, here or later, is counted below.

@@ -180,6 +180,8 @@ pub(crate) struct TcpSegment<'a> {
     pub(crate) seq: u32,
     pub(crate) ack: u32,
     pub(crate) flags: TcpFlags,
+    /// As in the header: not scaled.
+    pub(crate) window: u16,
     pub(crate) data_len: usize,
     header_len: usize,
 }
@@ -228,6 +230,7 @@ impl<'a> TcpSegment<'a> {
             seq: word(4),
             ack: word(8),
             flags: TcpFlags::from_bits(header[13]),
+            window: u16::from_be_bytes([header[14], header[15]]),
             data_len: payload.len() - header_len,
             header_len,
         })
@@ -240,13 +243,33 @@ impl<'a> TcpSegment<'a> {
 
     /// The maximum segment size option (RFC 9293 §3.7.1), if there is one.
     pub(crate) fn mss(&self) -> Option<u16> {
+        match *self.option(2)? {
+            [high, low] => Some(u16::from_be_bytes([high, low])),
+            _ => None,
+        }
+    }
+
+    /// The window scale option (RFC 7323 §2), if there is one.
+    pub(crate) fn window_scale(&self) -> Option<u8> {
+        match *self.option(3)? {
+            [shift] => Some(shift.min(14)),
+            _ => None,
+        }
+    }
+
+    /// The data of the first option of this kind.
+    fn option(&self, wanted: u8) -> Option<&'a [u8]> {
         let mut options = self.packet.payload().get(20..self.header_len)?;
         loop {
             match *options {
-                [2, 4, high, low, ..] => return Some(u16::from_be_bytes([high, low])),
                 [1, ref rest @ ..] => options = rest,
-                [] | [0, ..] => return None,
-                [_, len, ..] if len >= 2 => options = options.get(usize::from(len)..)?,
+                [kind, len, ..] if kind != 0 && len >= 2 => {
+                    let (option, rest) = options.split_at_checked(usize::from(len))?;
+                    if kind == wanted {
+                        return option.get(2..);
+                    }
+                    options = rest;
+                }
                 _ => return None,
             }
         }

@@ -1,10 +1,12 @@
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
 use slab::Slab;
 
+use crate::icmp::QuotedPacket;
+use crate::recent::RecentPeers;
 use crate::stats::DropReason;
 use crate::wake::Waiters;
 
@@ -35,6 +37,7 @@ pub(crate) struct Pings {
 pub(crate) struct PingSocket {
     pub(crate) replies: VecDeque<EchoReply>,
     pub(crate) readers: Waiters,
+    sent_to: RecentPeers,
 }
 
 /// A request that waits for a transmit slot.
@@ -67,7 +70,20 @@ impl Pings {
 
     /// Queues a request. `None`: the queue is full.
     pub(crate) fn send(&mut self, request: EchoRequest) -> Option<()> {
-        (self.requests.len() < QUEUE).then(|| self.requests.push_back(request))
+        if self.requests.len() >= QUEUE {
+            return None;
+        }
+        self.socket(request.ident).sent_to.add(SocketAddr::new(request.dst, 0));
+        self.requests.push_back(request);
+        Some(())
+    }
+
+    /// A socket here has lately sent the quoted echo request.
+    pub(crate) fn check_sent(&self, quoted: &QuotedPacket) -> Result<(), DropReason> {
+        let socket = quoted.echo_ident.and_then(|ident| self.sockets.get(usize::from(ident)));
+        let dst = SocketAddr::new(quoted.dst, 0);
+        let sent = socket.is_some_and(|socket| socket.sent_to.contains(dst));
+        if sent { Ok(()) } else { Err(DropReason::IcmpNoFlow) }
     }
 
     /// Where the next request goes.

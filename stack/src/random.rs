@@ -1,6 +1,7 @@
 use std::io;
 
-/// Secrets and unpredictable numbers for one shard.
+/// Secrets and unpredictable numbers.
+#[derive(Debug)]
 pub(crate) enum Random {
     /// From the operating system.
     Os,

@@ -155,15 +155,17 @@ impl Sleeps {
         self.wheel.cancel(timer);
     }
 
-    /// Arms what has been started and ends what is due at `now`.
-    pub(crate) fn turn(&mut self, now: Instant, wakes: &mut Vec<Waker>) {
+    /// Arms what has been started and ends what is due at `now`. True: something has ended.
+    pub(crate) fn turn(&mut self, now: Instant, wakes: &mut Vec<Waker>) -> bool {
         let Self { states, wheel, starting, .. } = self;
+        let mut ended = false;
         for timer in starting.drain(..) {
             let state = &mut states[timer as usize];
             match state {
                 State::Starting(Duration::ZERO, waker) => {
                     wakes.extend(waker.take());
                     *state = State::Over;
+                    ended = true;
                 }
                 State::Starting(duration, waker) => {
                     wheel.schedule(timer, now + *duration);
@@ -180,7 +182,9 @@ impl Sleeps {
                 wakes.extend(waker.take());
             }
             *state = State::Over;
+            ended = true;
         });
+        ended
     }
 
     pub(crate) fn next_timer(&self) -> Option<Instant> {

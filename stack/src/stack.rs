@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crate::config::Limits;
+use crate::dns;
 use crate::shard::Shared;
 use crate::stats::Stats;
 
@@ -19,6 +20,7 @@ pub struct Stack(Arc<Inner>);
 struct Inner {
     shard: Arc<Shared>,
     limits: Limits,
+    dns: dns::State,
     stop: Arc<AtomicBool>,
     driver: Mutex<Option<JoinHandle<()>>>,
 }
@@ -37,6 +39,10 @@ impl Stack {
     /// What it has done and what it holds.
     pub fn stats(&self) -> Stats {
         self.shard().with(|core| core.stats())
+    }
+
+    pub(crate) fn dns(&self) -> &dns::State {
+        &self.0.dns
     }
 
     pub(crate) fn shard(&self) -> &Shared {

@@ -86,6 +86,14 @@ drop_reasons! {
     IcmpIgnored => "icmp_ignored",
     /// An ICMP error that quotes no flow of ours (RFC 5927).
     IcmpNoFlow => "icmp_no_flow",
+    /// An ICMP error that quotes a flow of ours, but nothing it has in flight (RFC 5927 §4).
+    IcmpNotInFlight => "icmp_not_in_flight",
+    /// A reset that is not exactly at the sequence number expected next (RFC 5961 §3.2).
+    TcpReset => "tcp_reset",
+    /// A SYN for a connection that exists (RFC 5961 §4.2).
+    TcpSyn => "tcp_syn",
+    /// The queue of a raw socket was full, and it got no copy.
+    RawQueueFull => "raw_queue_full",
     /// A fragment that overlaps another: the whole datagram goes (RFC 5722).
     FragmentOverlap => "fragment_overlap",
     /// A fragment whose offset or length is impossible.
@@ -110,7 +118,7 @@ drop_reasons! {
     TxFull => "tx_full",
     /// An outgoing frame the device refused for its length or offload.
     TxUnsupported => "tx_unsupported",
-    /// An ICMP error that was not sent, to limit the rate.
+    /// An ICMP error or acknowledgement that was not sent, to limit the rate.
     RateLimited => "rate_limited",
 }
 
@@ -179,6 +187,8 @@ pub struct Stats {
     pub reassembled: u64,
     /// Addresses whose link address is known or asked for.
     pub neighbors: usize,
+    /// Destinations whose path MTU is remembered because it is smaller than the link's.
+    pub path_mtus: usize,
     /// ARP and NDP conflicts: another station claims an address of ours.
     pub address_conflicts: u64,
     /// Frames, packets and datagrams dropped, by reason.

@@ -101,6 +101,15 @@ impl TimeWaitTable {
         self.find(Key::new(tuple)).is_some()
     }
 
+    /// Takes a connection out, for a new one between the same ends, whose initial sequence number
+    /// must be beyond the one returned (RFC 9293 §3.6.1). `None`: it is not in TIME-WAIT.
+    pub(crate) fn reopen(&mut self, tuple: &Tuple) -> Option<u32> {
+        let slot = self.find(Key::new(tuple))?;
+        let snd_nxt = self.entries[slot as usize].snd_nxt;
+        self.remove(slot);
+        Some(snd_nxt)
+    }
+
     /// Judges a segment; `None` if its connection is not in TIME-WAIT.
     pub(crate) fn on_segment(
         &mut self,

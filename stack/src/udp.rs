@@ -9,15 +9,14 @@ use underpass_devices::PartialChecksum;
 
 use crate::checksum;
 use crate::config::Limits;
-use crate::ip_header::{ip_header_len, write_ip_header};
+use crate::icmp::IcmpErrorKind;
+use crate::ip_header::{ip_header_len, rewrite_ip_header, write_ip_header};
 use crate::output::{Outgoing, Output};
-use crate::packet::{UdpDatagram, protocol};
+use crate::packet::{Tuple, UdpDatagram, protocol};
+use crate::recent::RecentPeers;
 use crate::stats::DropReason;
 use crate::wake::Waiters;
 
-const HOP_LIMIT: u8 = 64;
-/// Datagrams to groups stay on the link (RFC 1112 §6.1).
-const GROUP_HOP_LIMIT: u8 = 1;
 const UDP_HEADER_LEN: usize = 8;
 /// Ports that bind to port 0 takes from, as TCP's (Linux `ip_local_port_range`).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
@@ -38,18 +37,40 @@ pub(crate) struct Socket {
     pub(crate) groups: Vec<(IpAddr, usize)>,
     received: Ring,
     outgoing: Ring,
+    /// Connected to.
+    peer: Option<SocketAddr>,
+    pub(crate) options: UdpOptions,
+    sent_to: RecentPeers,
+    /// What a router or the peer said of a datagram sent, to be told once.
+    error: Option<io::ErrorKind>,
     dirty: bool,
     pub(crate) readers: Waiters,
     pub(crate) writers: Waiters,
 }
 
-/// Datagrams with the address of their other end and, for outgoing ones, our own.
+/// Options of a UDP socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UdpOptions {
+    pub(crate) broadcast: bool,
+    pub(crate) hop_limit: u8,
+    /// Of datagrams to groups.
+    pub(crate) multicast_hop_limit: u8,
+    pub(crate) traffic_class: u8,
+    /// Datagrams above the path MTU are refused instead of fragmented.
+    pub(crate) dont_fragment: bool,
+}
+
+/// Datagrams with what their headers say.
 type Ring = PacketBuffer<'static, Ends>;
 
 #[derive(Clone, Copy)]
 struct Ends {
     peer: SocketAddr,
     own: IpAddr,
+    /// Of outgoing ones.
+    hop_limit: u8,
+    traffic_class: u8,
+    dont_fragment: bool,
 }
 
 impl Udp {
@@ -92,6 +113,10 @@ impl Udp {
             groups: Vec::new(),
             received: ring(),
             outgoing: ring(),
+            peer: None,
+            options: UdpOptions::default(),
+            sent_to: RecentPeers::default(),
+            error: None,
             dirty: false,
             readers: Waiters::default(),
             writers: Waiters::default(),
@@ -123,11 +148,15 @@ impl Udp {
         wakes: &mut Vec<Waker>,
     ) -> Result<(), DropReason> {
         let dst = SocketAddr::new(datagram.packet.dst, datagram.dst_port);
-        let id = self.find(dst).ok_or(DropReason::UdpClosedPort)?;
+        let src = SocketAddr::new(datagram.packet.src, datagram.src_port);
+        let id = self.find(dst, Some(src)).ok_or(DropReason::UdpClosedPort)?;
         let socket = &mut self.sockets[id as usize];
         let ends = Ends {
-            peer: SocketAddr::new(datagram.packet.src, datagram.src_port),
+            peer: src,
             own: datagram.packet.dst,
+            hop_limit: datagram.packet.hop_limit,
+            traffic_class: 0,
+            dont_fragment: false,
         };
         let slot = socket
             .received
@@ -138,27 +167,41 @@ impl Udp {
         Ok(())
     }
 
-    /// Queues a datagram from address `own`. `None`: the queue is full.
+    /// Queues a datagram from address `own`. `path_mtu` bounds it if it must not be fragmented.
+    /// `None`: the queue is full.
     pub(crate) fn send(
         &mut self,
         id: u32,
         own: IpAddr,
         peer: SocketAddr,
+        path_mtu: usize,
         data: &[u8],
     ) -> io::Result<Option<()>> {
         let socket = &mut self.sockets[id as usize];
         let longest = (65_535 - ip_header_len(own) * usize::from(own.is_ipv4()) - UDP_HEADER_LEN)
             .min(self.limits.udp_bytes);
+        let whole = path_mtu.saturating_sub(ip_header_len(own) + UDP_HEADER_LEN);
+        let longest = if socket.options.dont_fragment { longest.min(whole) } else { longest };
         if data.len() > longest {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("a datagram to {peer} holds at most {longest} bytes, not {}", data.len()),
             ));
         }
-        let Ok(slot) = socket.outgoing.enqueue(data.len(), Ends { peer, own }) else {
+        let options = &socket.options;
+        let multicast = peer.ip().is_multicast();
+        let ends = Ends {
+            peer,
+            own,
+            hop_limit: if multicast { options.multicast_hop_limit } else { options.hop_limit },
+            traffic_class: options.traffic_class,
+            dont_fragment: options.dont_fragment,
+        };
+        let Ok(slot) = socket.outgoing.enqueue(data.len(), ends) else {
             return Ok(None);
         };
         slot.copy_from_slice(data);
+        socket.sent_to.add(peer);
         if !std::mem::replace(&mut socket.dirty, true) {
             self.dirty.push_back(id);
         }
@@ -180,12 +223,7 @@ impl Udp {
                     self.dirty.push_back(id);
                     break;
                 }
-                write_datagram(
-                    SocketAddr::new(ends.own, socket.local.port()),
-                    ends.peer,
-                    data,
-                    out,
-                );
+                write_datagram(ends, socket.local.port(), data, out);
                 let _sent = socket.outgoing.dequeue();
                 socket.writers.wake(wakes);
             }
@@ -204,13 +242,56 @@ impl Udp {
         }
     }
 
-    /// The socket for a datagram to `dst`: one bound to that address before one bound to all.
-    fn find(&self, dst: SocketAddr) -> Option<u32> {
+    /// An error about a datagram that socket `tuple.local` has sent to `tuple.remote`. Only a
+    /// connected socket is told, as on Linux: with others nobody knows which datagram it was.
+    pub(crate) fn on_icmp_error(
+        &mut self,
+        tuple: &Tuple,
+        kind: IcmpErrorKind,
+        wakes: &mut Vec<Waker>,
+    ) -> Result<(), DropReason> {
+        let id = self.sender(tuple)?;
+        let socket = &mut self.sockets[id as usize];
+        let error = match kind {
+            IcmpErrorKind::PortUnreachable | IcmpErrorKind::ProtocolUnreachable => {
+                io::ErrorKind::ConnectionRefused
+            }
+            IcmpErrorKind::AdminProhibited => io::ErrorKind::HostUnreachable,
+            // Routes come and go (RFC 1122 §4.1.3.3).
+            _ => return Err(DropReason::IcmpIgnored),
+        };
+        if socket.peer != Some(tuple.remote) {
+            return Err(DropReason::IcmpIgnored);
+        }
+        socket.error = Some(error);
+        socket.readers.wake(wakes);
+        socket.writers.wake(wakes);
+        Ok(())
+    }
+
+    /// A socket here has lately sent from and to these ends.
+    pub(crate) fn check_sent(&self, tuple: &Tuple) -> Result<(), DropReason> {
+        self.sender(tuple).map(drop)
+    }
+
+    fn sender(&self, tuple: &Tuple) -> Result<u32, DropReason> {
+        let id = self.find(tuple.local, None).ok_or(DropReason::IcmpNoFlow)?;
+        let sent = self.sockets[id as usize].sent_to.contains(tuple.remote);
+        if sent { Ok(id) } else { Err(DropReason::IcmpNoFlow) }
+    }
+
+    /// The socket for a datagram from `src` to `dst`: one bound to that address before one bound to
+    /// all, and none that is connected to somebody else.
+    fn find(&self, dst: SocketAddr, src: Option<SocketAddr>) -> Option<u32> {
         let at_port = self.by_port.get(&dst.port())?;
         let local = |id: &u32| self.sockets[*id as usize].local.ip();
-        let exact = at_port.iter().find(|id| local(id) == dst.ip());
+        let takes = |id: &&u32| {
+            let peer = self.sockets[**id as usize].peer;
+            peer.is_none() || src.is_none() || peer == src
+        };
+        let exact = at_port.iter().filter(takes).find(|id| local(id) == dst.ip());
         let any = |ip: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || dst.is_ipv4());
-        exact.or_else(|| at_port.iter().find(|id| any(local(id)))).copied()
+        exact.or_else(|| at_port.iter().filter(takes).find(|id| any(local(id)))).copied()
     }
 
     fn is_used(&self, local: SocketAddr) -> bool {
@@ -233,9 +314,56 @@ impl Udp {
 }
 
 impl Socket {
+    /// Takes datagrams from `peer` only from now on; those of others that wait already are dropped
+    /// when they are read. `None`: from everybody.
+    pub(crate) fn connect(&mut self, peer: Option<SocketAddr>) {
+        self.peer = peer;
+        self.error = None;
+    }
+
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Fails once for each error that was reported.
+    pub(crate) fn check(&mut self) -> io::Result<()> {
+        self.error.take().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    pub(crate) fn take_error(&mut self) -> Option<io::Error> {
+        self.error.take().map(io::Error::from)
+    }
+
+    /// The same as [`recv`](Self::recv), but the datagram stays.
+    pub(crate) fn peek(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        self.skip_strangers();
+        let (ends, data) = self.received.peek().ok()?;
+        let len = data.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&data[..len]);
+        Some((data.len(), ends.peer))
+    }
+
+    /// Lends the next datagram.
+    pub(crate) fn recv_with(&mut self, read: impl FnOnce(&[u8], SocketAddr)) -> Option<()> {
+        self.skip_strangers();
+        let (ends, data) = self.received.dequeue().ok()?;
+        read(data, ends.peer);
+        Some(())
+    }
+
+    /// Drops what others had sent before the socket was connected.
+    fn skip_strangers(&mut self) {
+        while let Some(peer) = self.peer
+            && self.received.peek().is_ok_and(|(ends, _)| ends.peer != peer)
+        {
+            let _dropped = self.received.dequeue();
+        }
+    }
+
     /// Takes the next datagram: copies as much of it as fits and returns its whole length, as
     /// `recvfrom` with `MSG_TRUNC`.
     pub(crate) fn recv(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        self.skip_strangers();
         let (ends, data) = self.received.dequeue().ok()?;
         let len = data.len().min(buffer.len());
         buffer[..len].copy_from_slice(&data[..len]);
@@ -246,34 +374,54 @@ impl Socket {
 /// A datagram as a complete IP packet, for those who send without a socket.
 pub(crate) fn to_packet(own: SocketAddr, peer: SocketAddr, data: &[u8]) -> Vec<u8> {
     let header_len = ip_header_len(own.ip());
+    let UdpOptions { hop_limit, traffic_class, dont_fragment, .. } = UdpOptions::default();
+    let ends = Ends { peer, own: own.ip(), hop_limit, traffic_class, dont_fragment };
     let mut packet = vec![0; header_len + UDP_HEADER_LEN + data.len()];
-    fill_datagram(&mut packet, own, peer, data);
+    fill_datagram(&mut packet, &ends, own.port(), data);
     let field = PartialChecksum { start: header_len as u16, offset: 6 };
     checksum::complete(&mut packet, field);
     packet
 }
 
-fn write_datagram(own: SocketAddr, peer: SocketAddr, data: &[u8], out: &mut impl Output) {
-    let header_len = ip_header_len(own.ip());
+impl Default for UdpOptions {
+    fn default() -> Self {
+        Self {
+            broadcast: false,
+            hop_limit: 64,
+            // RFC 1112 §6.1: groups are local unless somebody says otherwise.
+            multicast_hop_limit: 1,
+            traffic_class: 0,
+            dont_fragment: false,
+        }
+    }
+}
+
+fn write_datagram(ends: &Ends, port: u16, data: &[u8], out: &mut impl Output) {
+    let Ends { peer, own, dont_fragment, .. } = *ends;
+    let header_len = ip_header_len(own);
     let outgoing = Outgoing {
         dst: peer.ip(),
         len: header_len + UDP_HEADER_LEN + data.len(),
         checksum: Some(PartialChecksum { start: header_len as u16, offset: 6 }),
         segment: None,
+        dont_fragment,
     };
-    out.packet(outgoing, |packet| fill_datagram(packet, own, peer, data));
+    out.packet(outgoing, |packet| fill_datagram(packet, ends, port, data));
 }
 
 /// The checksum field holds the sum over the pseudo-header.
-fn fill_datagram(packet: &mut [u8], own: SocketAddr, peer: SocketAddr, data: &[u8]) {
+fn fill_datagram(packet: &mut [u8], ends: &Ends, port: u16, data: &[u8]) {
+    let Ends { peer, own, hop_limit, traffic_class, dont_fragment } = *ends;
     let udp_len = UDP_HEADER_LEN + data.len();
-    let (ip, udp) = packet.split_at_mut(ip_header_len(own.ip()));
-    let hop_limit = if peer.ip().is_multicast() { GROUP_HOP_LIMIT } else { HOP_LIMIT };
-    write_ip_header(ip, own.ip(), peer.ip(), protocol::UDP, udp_len, hop_limit);
-    udp[0..2].copy_from_slice(&own.port().to_be_bytes());
+    let (ip, udp) = packet.split_at_mut(ip_header_len(own));
+    write_ip_header(ip, own, peer.ip(), protocol::UDP, udp_len, hop_limit);
+    if traffic_class != 0 || dont_fragment {
+        rewrite_ip_header(ip, traffic_class, dont_fragment);
+    }
+    udp[0..2].copy_from_slice(&port.to_be_bytes());
     udp[2..4].copy_from_slice(&peer.port().to_be_bytes());
     udp[4..6].copy_from_slice(&(udp_len as u16).to_be_bytes());
-    let partial = checksum::partial(own.ip(), peer.ip(), protocol::UDP, udp_len);
+    let partial = checksum::partial(own, peer.ip(), protocol::UDP, udp_len);
     udp[6..8].copy_from_slice(&partial.to_be_bytes());
     udp[UDP_HEADER_LEN..].copy_from_slice(data);
 }

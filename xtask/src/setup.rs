@@ -8,9 +8,10 @@ use anyhow::{Result, bail};
 use crate::run::{is_root, run};
 
 /// Programs, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("curl", "curl"),
     ("dnsmasq", "dnsmasq-base"),
+    ("nc", "netcat-openbsd"),
     ("ping", "iputils-ping"),
     ("nginx", "nginx-light"),
 ];

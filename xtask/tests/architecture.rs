@@ -9,7 +9,7 @@ use cargo_metadata::{Metadata, MetadataCommand, Package};
 /// it may depend on the library crates, and none of these on it.
 const LIBRARY: [(&str, &[&str]); 4] = [
     ("underpass-devices", &[]),
-    ("underpass-drivers", &["underpass-devices"]),
+    ("underpass-drivers", &["underpass-devices", "underpass-protocols"]),
     ("underpass-protocols", &["underpass-devices"]),
     ("underpass", &["underpass-devices", "underpass-protocols"]),
 ];

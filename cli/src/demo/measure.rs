@@ -82,14 +82,15 @@ pub(super) fn download(
     sample: &Sample,
     message: &str,
 ) -> Result<f64> {
-    let url = Url::new((ip, HTTP).into(), &format!("/{}", Sample::NAME));
+    let server = (ip, HTTP).into();
+    let url = Url::new(server, &format!("/{}", Sample::NAME));
     let bar = progress(Some((FILE_LEN * TRANSFERS) as u64)).with_message(message.to_owned());
     let mut rates = Vec::with_capacity(TRANSFERS);
     for _ in 0..TRANSFERS {
         let mut received = Vec::with_capacity(FILE_LEN);
         let seconds = block_on(limited(async {
             let start = Instant::now();
-            let stream = sockets.connect(url.server).await?;
+            let stream = sockets.connect(server).await?;
             let mut download = Download::start(stream, &url).await?;
             while let Some(data) = download.next().await? {
                 bar.inc(data.len() as u64);

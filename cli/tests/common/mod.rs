@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -175,6 +175,16 @@ impl Lab {
         process
     }
 
+    /// Starts a command at the end of ours.
+    pub(crate) fn start_ours(&self, mut command: Command) -> Process {
+        Process(self.ours.run(|| command.spawn()).unwrap())
+    }
+
+    /// Starts a command at the kernel's end.
+    pub(crate) fn start_peer(&self, mut command: Command) -> Process {
+        Process(self.kernel().run(|| command.spawn()).unwrap())
+    }
+
     /// Connects from the kernel's end.
     pub(crate) fn connect(&self, addr: SocketAddr) -> std::io::Result<TcpStream> {
         self.kernel().run(|| TcpStream::connect(addr))
@@ -196,7 +206,8 @@ impl Lab {
         self.kernel().run(work)
     }
 
-    fn kernel(&self) -> &Namespace {
+    /// The namespace of the kernel's end.
+    pub(crate) fn kernel(&self) -> &Namespace {
         self.peer.as_ref().unwrap_or(&self.ours)
     }
 }
@@ -208,7 +219,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn new(child: Child) -> Self {
+    /// Starts a program in a namespace.
+    pub(crate) fn start(namespace: &Namespace, mut command: Command) -> Self {
+        let child = namespace.run(|| command.spawn()).unwrap();
         Self { child, first_line: String::new() }
     }
 
@@ -241,6 +254,28 @@ impl Process {
 }
 
 impl Process {
+    /// The end of its standard input that is ours, once.
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
+        self.0.stdin.take().unwrap()
+    }
+
+    /// The next bytes of its standard output.
+    pub(crate) fn read_stdout(&mut self, bytes: &mut [u8]) {
+        self.0.stdout.as_mut().unwrap().read_exact(bytes).unwrap();
+    }
+
+    /// Waits until it has written a line with this text to standard error.
+    pub(crate) fn wait_for(&mut self, text: &str) {
+        let stderr = self.0.stderr.as_mut().unwrap();
+        // Byte by byte: nothing after the line is taken.
+        let mut stderr = BufReader::with_capacity(1, stderr);
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "it ends without '{text}'");
+        }
+    }
+
     /// What an ended process wrote to standard error.
     pub(crate) fn stderr(&mut self) -> String {
         let mut text = String::new();
@@ -279,7 +314,7 @@ pub(crate) fn sha256(path: &Path) -> [u8; 32] {
 }
 
 /// Runs a command in a namespace to its end, or for as long as anything may take.
-fn finish(namespace: &Namespace, mut command: Command) -> Output {
+pub(crate) fn finish(namespace: &Namespace, mut command: Command) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
     let child = namespace.run(|| command.spawn()).unwrap();
     let pid = Pid::from_child(&child);

@@ -4,7 +4,7 @@ use std::time::Instant as Clock;
 
 use super::Harness;
 use super::rig::{PATIENCE, Rig, Stop, fail};
-use crate::segment::{fold, sum};
+use crate::checksum::{fold, sum};
 use crate::{MacAddr, PartialChecksum, SegmentKind, Segmentation, TxMeta};
 
 const ETHERNET_LEN: usize = 14;
@@ -128,7 +128,7 @@ impl Headers {
 
     /// Sum of the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
     fn pseudo_sum(self, segment_len: usize) -> u64 {
-        sum(self.addresses()) + u64::from(self.protocol) + segment_len as u64
+        u64::from(sum(self.addresses())) + u64::from(self.protocol) + segment_len as u64
     }
 
     /// A packet with a partial checksum, to the discard service, so that nobody answers.
@@ -145,7 +145,7 @@ impl Headers {
             ip.extend((20 + segment_len as u16).to_be_bytes());
             ip.extend([0, 7, 0x40, 0, 64, self.protocol, 0, 0]);
             ip.extend(IPV4);
-            let checksum = !fold(sum(&ip));
+            let checksum = !sum(&ip);
             ip.splice(10..12, checksum.to_be_bytes());
             frame.extend([0x08, 0x00]);
             frame.extend(ip);
@@ -176,10 +176,10 @@ impl Headers {
         };
         let packet = ip.get(..len).ok_or_else(damaged)?;
         let (header, segment) = packet.split_at_checked(self.ip_len()).ok_or_else(damaged)?;
-        if !self.v6 && fold(sum(header)) != 0xffff {
+        if !self.v6 && sum(header) != 0xffff {
             return Err("the IP header checksum is wrong at the peer".to_owned());
         }
-        if fold(self.pseudo_sum(segment.len()) + sum(segment)) != 0xffff {
+        if fold(self.pseudo_sum(segment.len()) + u64::from(sum(segment))) != 0xffff {
             return Err("the transport checksum is wrong at the peer".to_owned());
         }
         segment.get(self.transport_len()..).ok_or_else(damaged)

@@ -296,8 +296,8 @@ impl Receiver {
     }
 
     pub(super) fn next(&mut self) -> Option<Frame<'_>> {
-        let slot = self.held.get(self.lent)?;
-        let bytes = slot.buffer.get(..slot.len)?;
+        let slot = self.held.get_mut(self.lent)?;
+        let bytes = slot.buffer.get_mut(..slot.len)?;
         self.lent += 1;
         Some(Frame { bytes, meta: slot.meta })
     }

@@ -122,7 +122,7 @@ fn frames_of_no_flow_go_to_the_first_queue() {
 fn a_queue_that_was_dropped_fails_its_own_flows_only() {
     let (mut near, mut far) = devices(8, 2);
     let steering = Steering::new(FlowHash::Software, 2);
-    let flow_on = |queue| (0..).find(|f| steering.queue_of(ends(*f).0, ends(*f).1) == queue);
+    let flow_on = |queue| (0..255).find(|f| steering.queue_of(ends(*f).0, ends(*f).1) == queue);
     let [first, second] = [0, 1].map(|queue| flow_on(queue).unwrap());
     drop(far.remove(1));
     for number in 0..3 {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::segment::{fold, sum};
+use crate::checksum::{fold, sum};
 use crate::{PartialChecksum, RxChecksum, SegmentKind, Segmentation};
 
 fn send_numbered(device: &mut SimDevice, number: u32) {
@@ -154,7 +154,9 @@ fn superframes_are_cut_at_the_wire_and_a_corrupted_segment_is_detectable() {
             assert!(frame.bytes.len() <= 1514);
             let tcp = &frame.bytes[34..];
             let addresses = &frame.bytes[26..34];
-            let right = fold(sum(tcp) + sum(addresses) + 6 + tcp.len() as u64) == 0xffff;
+            let right =
+                fold(u64::from(sum(tcp)) + u64::from(sum(addresses)) + 6 + tcp.len() as u64)
+                    == 0xffff;
             if corrupt == 0.0 {
                 assert!(right && frame.meta.checksum == RxChecksum::Valid);
             } else {

@@ -67,15 +67,6 @@ impl Ring {
         Some((bytes, status & TP_STATUS_LOSING != 0))
     }
 
-    /// The bytes of a slot that holds a frame.
-    pub(super) fn bytes(&self, index: usize) -> Option<&[u8]> {
-        if !self.is_ready(index) {
-            return None;
-        }
-        // SAFETY: as in `take`; the shared borrow keeps `take` and `give_back` away.
-        Some(unsafe { slice::from_raw_parts(self.start(index).as_ptr(), SLOT_LEN) })
-    }
-
     /// Returns a slot to the kernel.
     pub(super) fn give_back(&mut self, index: usize) {
         self.status(index).store(TP_STATUS_KERNEL, Ordering::Release);

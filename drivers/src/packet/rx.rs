@@ -160,7 +160,8 @@ impl RxQueue for PacketRx {
         self.lent.push(index);
         self.frames += 1;
         self.bytes += len as u64;
-        let bytes = self.ring.bytes(index)?.get(start..start + len)?;
+        let (slot, _) = self.ring.take(index)?;
+        let bytes = slot.get_mut(start..start + len)?;
         Some(Frame { bytes, meta })
     }
 

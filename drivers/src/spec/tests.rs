@@ -12,17 +12,18 @@ fn error(text: &str) -> String {
 #[test]
 fn options_are_taken() {
     let spec = "tap:tap0,host=10.7.0.1/24,host=fd07::1/64,mac=02:00:00:00:00:09,io=plain";
-    let Ok(Spec::Tap { name, config }) = spec.parse() else { panic!("{spec}") };
+    let Ok(Spec::Tap { name, config, vlan: None }) = spec.parse() else { panic!("{spec}") };
     assert_eq!(name, "tap0");
     assert_eq!(config.host.len(), 2);
     assert_eq!(config.mac, Some(MacAddr([2, 0, 0, 0, 0, 9])));
     assert_eq!(config.io, Some(IoMode::Plain));
 
-    let spec = "packet:eth1,offload=off,qdisc-bypass=1,fanout=7,rx-slots=1024";
-    let Ok(Spec::Packet { name, config }) = spec.parse() else { panic!("{spec}") };
+    let spec = "packet:eth1,offload=off,qdisc-bypass=1,fanout=7,rx-slots=1024,vlan=42";
+    let Ok(Spec::Packet { name, config, vlan }) = spec.parse() else { panic!("{spec}") };
     assert_eq!(name, "eth1");
     assert!(!config.offload && config.qdisc_bypass);
     assert_eq!((config.fanout, config.rx_slots), (Some(7), 1024));
+    assert_eq!(vlan, VlanId::new(42).ok());
 
     let memory = "memory:,mtu=9000".parse();
     assert!(matches!(memory, Ok(Spec::Memory(MemoryConfig { mtu: 9000, .. }))));
@@ -46,6 +47,7 @@ fn errors_name_what_is_wrong_and_what_is_allowed() {
         ("packet:eth0,mac=1", "packet: mac: '1' is not a MAC address such as 02:"),
         ("packet:eth0,offload=yes", "packet: offload: 'yes' is not on or off"),
         ("packet:eth0,fanout=65536", "packet: fanout: '65536' is not the number of a group"),
+        ("packet:eth0,vlan=4095", "packet: vlan: '4095' is not the number of a VLAN, 1 to 4094"),
         ("memory:,slots=0", "memory: slots: '0' is not a number from 1 to 65536"),
     ] {
         let message = error(text);
@@ -58,11 +60,11 @@ fn any_tap() -> impl Strategy<Value = Spec> {
     let io = prop_oneof![Just(IoMode::Uring), Just(IoMode::Plain)];
     let mac = any::<[u8; 6]>().prop_map(MacAddr);
     let hosts = proptest::collection::vec(host.prop_map(|h| h.parse().unwrap()), 0..3);
-    let numbers = (of(any::<usize>()), any::<usize>(), any::<usize>());
+    let numbers = (of(any::<usize>()), any::<usize>(), any::<usize>(), any_vlan());
     ("[a-z0-9._-]{1,15}", any::<bool>(), of(mac), hosts, of(io), numbers).prop_map(
-        |(name, offload, mac, host, io, (mtu, queues, slots))| {
+        |(name, offload, mac, host, io, (mtu, queues, slots, vlan))| {
             let config = TapConfig { offload, mac, mtu, host, io, queues, slots };
-            Spec::Tap { name, config }
+            Spec::Tap { name, config, vlan }
         },
     )
 }
@@ -71,12 +73,16 @@ fn any_packet() -> impl Strategy<Value = Spec> {
     let mac = any::<[u8; 6]>().prop_map(MacAddr);
     let switches = (any::<bool>(), any::<bool>());
     let slots = (any::<usize>(), any::<usize>());
-    ("[^,]{1,15}", of(mac), switches, of(any::<u16>()), slots).prop_map(
-        |(name, mac, (offload, qdisc_bypass), fanout, (rx_slots, tx_slots))| {
+    ("[^,]{1,15}", of(mac), switches, of(any::<u16>()), slots, any_vlan()).prop_map(
+        |(name, mac, (offload, qdisc_bypass), fanout, (rx_slots, tx_slots), vlan)| {
             let config = PacketConfig { mac, offload, qdisc_bypass, fanout, rx_slots, tx_slots };
-            Spec::Packet { name, config }
+            Spec::Packet { name, config, vlan }
         },
     )
+}
+
+fn any_vlan() -> impl Strategy<Value = Option<VlanId>> {
+    of((1u16..=4094).prop_map(|id| VlanId::new(id).unwrap()))
 }
 
 fn any_memory() -> impl Strategy<Value = Spec> {

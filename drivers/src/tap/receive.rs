@@ -131,7 +131,7 @@ impl RxQueue for TapRx {
         self.counters.rx_frames += 1;
         self.counters.rx_bytes += len as u64;
         self.lent.push(slot);
-        let bytes = self.lent.last()?.get(vnet_hdr::LEN..)?.get(..len)?;
+        let bytes = self.lent.last_mut()?.get_mut(vnet_hdr::LEN..)?.get_mut(..len)?;
         Some(Frame { bytes, meta })
     }
 

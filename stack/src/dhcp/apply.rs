@@ -68,7 +68,13 @@ impl<T: TxQueue> Out<'_, T> {
         if to.ip() == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return self.ethernet(interface, MacAddr::BROADCAST, ETHERTYPE_IPV4, &packet);
         }
-        let outgoing = Outgoing { dst: to.ip(), len: packet.len(), checksum: None, segment: None };
+        let outgoing = Outgoing {
+            dst: to.ip(),
+            len: packet.len(),
+            checksum: None,
+            segment: None,
+            dont_fragment: false,
+        };
         self.packet(outgoing, |slot| slot.copy_from_slice(&packet));
     }
 }

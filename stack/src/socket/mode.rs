@@ -28,6 +28,18 @@ impl Modes {
         self.write_timeout.set(timeout);
     }
 
+    pub(crate) fn read_timeout(&self) -> Option<Duration> {
+        self.read_timeout.get()
+    }
+
+    pub(crate) fn write_timeout(&self) -> Option<Duration> {
+        self.write_timeout.get()
+    }
+
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn read(&self) -> Mode {
         self.with(&self.read_timeout)
     }

@@ -14,7 +14,7 @@ impl UdpSocket {
     /// `InvalidInput`: no group, or no such interface. `AlreadyExists`: this socket has joined it.
     /// `OutOfMemory`: the interface has too many groups.
     pub fn join_multicast(&self, group: IpAddr, interface: Option<usize>) -> io::Result<()> {
-        self.with_core(|core, id| {
+        self.with(|core, id| {
             core.check_running()?;
             let joined = &core.udp.socket(id).groups;
             if joined.iter().any(|(g, i)| *g == group && interface.is_none_or(|i2| i2 == *i)) {
@@ -35,7 +35,7 @@ impl UdpSocket {
     /// # Errors
     /// `NotFound`: the socket is no member.
     pub fn leave_multicast(&self, group: IpAddr, interface: Option<usize>) -> io::Result<()> {
-        self.with_core(|core, id| {
+        self.with(|core, id| {
             let groups = &mut core.udp.socket(id).groups;
             let wanted = |(g, i): &(IpAddr, usize)| {
                 *g == group && interface.is_none_or(|interface| interface == *i)

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
@@ -58,6 +58,51 @@ impl TcpStream {
         )
     }
 
+    /// Fills the buffers in order, with what is there.
+    pub(crate) fn poll_read_slices(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut total = 0;
+        for buffer in buffers.iter_mut().filter(|buffer| !buffer.is_empty()) {
+            match self.poll_read_slice(cx, buffer) {
+                Poll::Ready(Ok(len)) => {
+                    total += len;
+                    if len < buffer.len() {
+                        break;
+                    }
+                }
+                // What was read first is told first; an error comes again.
+                _ if total > 0 => break,
+                result => return result,
+            }
+        }
+        Poll::Ready(Ok(total))
+    }
+
+    /// Writes the buffers in order, as far as there is room.
+    pub(crate) fn poll_write_slices(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut total = 0;
+        for buffer in buffers.iter().filter(|buffer| !buffer.is_empty()) {
+            match self.poll_write_slice(cx, buffer) {
+                Poll::Ready(Ok(len)) => {
+                    total += len;
+                    if len < buffer.len() {
+                        break;
+                    }
+                }
+                _ if total > 0 => break,
+                result => return result,
+            }
+        }
+        Poll::Ready(Ok(total))
+    }
+
     pub(crate) fn poll_close_write(&self) -> Poll<io::Result<()>> {
         match self.shutdown(Shutdown::Write) {
             // Closed already, by whomever: that is what was asked for.
@@ -71,11 +116,19 @@ impl Read for &TcpStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         wait(self.modes().read(), |cx| self.poll_read_slice(cx, buffer))
     }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        wait(self.modes().read(), |cx| self.poll_read_slices(cx, buffers))
+    }
 }
 
 impl Write for &TcpStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         wait(self.modes().write(), |cx| self.poll_write_slice(cx, bytes))
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        wait(self.modes().write(), |cx| self.poll_write_slices(cx, buffers))
     }
 
     /// Nothing to do: what is written is sent as soon as the window allows.
@@ -88,11 +141,19 @@ impl Read for TcpStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         (&*self).read(buffer)
     }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*self).read_vectored(buffers)
+    }
 }
 
 impl Write for TcpStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         (&*self).write(bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(buffers)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -114,20 +175,7 @@ impl AsyncRead for TcpStream {
         cx: &mut Context<'_>,
         buffers: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut total = 0;
-        for buffer in buffers {
-            match self.poll_read_slice(cx, buffer) {
-                Poll::Pending if total > 0 => break,
-                result => {
-                    let len = ready!(result)?;
-                    total += len;
-                    if len < buffer.len() {
-                        break;
-                    }
-                }
-            }
-        }
-        Poll::Ready(Ok(total))
+        self.poll_read_slices(cx, buffers)
     }
 }
 
@@ -145,8 +193,7 @@ impl AsyncWrite for TcpStream {
         cx: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let first = buffers.iter().find(|buffer| !buffer.is_empty());
-        first.map_or(Poll::Ready(Ok(0)), |buffer| self.poll_write_slice(cx, buffer))
+        self.poll_write_slices(cx, buffers)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -8,9 +8,24 @@ use super::TcpStream;
 use super::mode::Modes;
 use crate::Stack;
 use crate::block::wait;
+use crate::tcp::TcpOptions;
 
-/// Connections that may wait for `accept` unless [`TcpListener::bind_with_backlog`] says otherwise.
-const DEFAULT_BACKLOG: usize = 1024;
+/// How to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenOptions {
+    /// Connections that nobody has accepted yet (1024; 0 counts as 1). When so many wait, further
+    /// SYNs go unanswered, so that peers try again (as Linux does); the stack counts them.
+    pub backlog: usize,
+    /// Options of the connections accepted.
+    pub tcp: TcpOptions,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { backlog: 1024, tcp: TcpOptions::default() }
+    }
+}
 
 /// A listening TCP socket. Clones accept from the same queue.
 #[derive(Clone)]
@@ -31,19 +46,26 @@ impl TcpListener {
     /// `AddrNotAvailable`: not an address of the stack. `AddrInUse`: somebody listens there.
     /// `InvalidInput`: port 0.
     pub fn bind(stack: &Stack, local: SocketAddr) -> io::Result<Self> {
-        Self::bind_with_backlog(stack, local, DEFAULT_BACKLOG)
+        Self::bind_with(stack, local, ListenOptions::default())
     }
 
-    /// The same, with room for `backlog` connections that nobody has accepted yet. When it is full,
-    /// further SYNs go unanswered, so that peers try again (as Linux does); the stack counts them.
+    /// The same, with room for `backlog` connections that nobody has accepted yet.
     pub fn bind_with_backlog(stack: &Stack, local: SocketAddr, backlog: usize) -> io::Result<Self> {
+        let tcp = TcpOptions::default();
+        Self::bind_with(stack, local, ListenOptions { backlog, tcp })
+    }
+
+    /// The same, with options. An address is free again as soon as its listener is gone, even while
+    /// connections of it are in TIME-WAIT.
+    pub fn bind_with(stack: &Stack, local: SocketAddr, options: ListenOptions) -> io::Result<Self> {
+        options.tcp.check()?;
         if local.port() == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs a port"));
         }
         let id = stack.shard().with(|core| {
             core.check_running()?;
             core.net.check_local(local)?;
-            core.tcp.listeners.open(local, backlog)
+            core.tcp.listeners.open(local, options.backlog, options.tcp)
         })?;
         Ok(Self(Arc::new(Inner { stack: stack.clone(), id, local, modes: Modes::default() })))
     }

@@ -1,6 +1,6 @@
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -10,8 +10,9 @@ use super::mode::Modes;
 use crate::Stack;
 use crate::block::{Mode, wait};
 use crate::core::Core;
+use crate::network::Network;
 use crate::packet::Tuple;
-use crate::tcp::{Connection, RecvEnd, State};
+use crate::tcp::{Connection, RecvEnd, Route, State, TcpOptions};
 
 /// A TCP connection. Clones are the same connection; it is closed when the last one is dropped (with
 /// a FIN, or with a RST if received data was not read).
@@ -27,6 +28,19 @@ struct Inner {
     read_closed: AtomicBool,
 }
 
+/// How to connect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// Address and port of this end, each unspecified (0) if the stack is to choose. A port may be
+    /// used again while its last connection to the same peer is in TIME-WAIT.
+    pub local: Option<SocketAddr>,
+    /// Limits how long a blocking `connect` waits.
+    pub timeout: Option<Duration>,
+    /// Options of the connection.
+    pub tcp: TcpOptions,
+}
+
 impl TcpStream {
     /// Connects to `remote` and waits until the connection is there.
     ///
@@ -34,9 +48,7 @@ impl TcpStream {
     /// `ConnectionRefused`, `HostUnreachable`, `NetworkUnreachable`, `TimedOut` as the peer and the
     /// network answer; `AddrNotAvailable` if `remote` is ours or every ephemeral port is in use.
     pub fn connect(stack: &Stack, remote: SocketAddr) -> io::Result<Self> {
-        let stream = Self::start(stack, remote)?;
-        wait(Mode::Blocking(None), |cx| stream.poll_connected(cx))?;
-        Ok(stream)
+        Self::connect_with(stack, remote, &ConnectOptions::default())
     }
 
     /// The same, with a limit on the waiting.
@@ -45,8 +57,22 @@ impl TcpStream {
         remote: SocketAddr,
         timeout: Duration,
     ) -> io::Result<Self> {
-        let stream = Self::start(stack, remote)?;
-        wait(Mode::Blocking(Some(timeout)), |cx| stream.poll_connected(cx))?;
+        let timeout = Some(timeout);
+        Self::connect_with(stack, remote, &ConnectOptions { timeout, ..Default::default() })
+    }
+
+    /// The same, with options.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); and `AddrInUse` if the local port asked for is taken towards
+    /// `remote`, `InvalidInput` for a buffer size that cannot be.
+    pub fn connect_with(
+        stack: &Stack,
+        remote: SocketAddr,
+        options: &ConnectOptions,
+    ) -> io::Result<Self> {
+        let stream = Self::start_with(stack, remote, options)?;
+        wait(Mode::Blocking(options.timeout), |cx| stream.poll_connected(cx))?;
         Ok(stream)
     }
 
@@ -60,13 +86,31 @@ impl TcpStream {
     /// Sends the SYN and returns at once. [`poll_connected`](Self::poll_connected) tells the end of
     /// the attempt; reads and writes wait for it.
     pub fn start(stack: &Stack, remote: SocketAddr) -> io::Result<Self> {
+        Self::start_with(stack, remote, &ConnectOptions::default())
+    }
+
+    /// The same, with options.
+    pub fn start_with(
+        stack: &Stack,
+        remote: SocketAddr,
+        options: &ConnectOptions,
+    ) -> io::Result<Self> {
         if remote.port() == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "nobody listens on port 0"));
         }
+        options.tcp.check()?;
         let (id, tuple) = stack.shard().with(|core| {
             core.check_running()?;
             let (interface, source) = core.net.source_for(remote.ip())?;
-            let id = core.tcp.connect(interface, SocketAddr::new(source, 0), remote)?;
+            let route = Route {
+                interface,
+                path_mtu: core.net.path_mtus.get(core.now, remote.ip()),
+                tuple: Tuple {
+                    local: local_end(&core.net, source, remote, options.local)?,
+                    remote,
+                },
+            };
+            let id = core.tcp.connect(&route, &options.tcp)?;
             io::Result::Ok((id, *core.tcp.flow(id).connection.tuple()))
         })?;
         Ok(Self::new(stack.clone(), id, tuple))
@@ -216,11 +260,6 @@ impl TcpStream {
         self.0.tuple.local
     }
 
-    /// Switches Nagle's algorithm off (`true`) or on.
-    pub fn set_nodelay(&self, nodelay: bool) {
-        self.with(|core, id| core.tcp.flow(id).connection.set_nodelay(nodelay));
-    }
-
     /// Makes reads and writes return `WouldBlock` instead of waiting.
     pub fn set_nonblocking(&self, nonblocking: bool) {
         self.0.modes.set_nonblocking(nonblocking);
@@ -236,13 +275,77 @@ impl TcpStream {
         self.0.modes.set_write_timeout(timeout);
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut Core, u32) -> R) -> R {
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut Core, u32) -> R) -> R {
         self.0.stack.shard().with(|core| f(core, self.0.id))
+    }
+}
+
+/// The address and port to connect from.
+fn local_end(
+    net: &Network,
+    source: IpAddr,
+    remote: SocketAddr,
+    wanted: Option<SocketAddr>,
+) -> io::Result<SocketAddr> {
+    match wanted {
+        None => Ok(SocketAddr::new(source, 0)),
+        Some(local) if local.ip().is_unspecified() => Ok(SocketAddr::new(source, local.port())),
+        Some(local) if local.is_ipv4() == remote.is_ipv4() => {
+            net.check_local(local).map(|()| local)
+        }
+        Some(local) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{local} and {remote} are of different IP versions"),
+        )),
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.linger();
         self.stack.shard().with(|core| core.tcp.release(self.id));
+    }
+}
+
+impl Inner {
+    /// What the linger option asks for before the connection is let go.
+    fn linger(&self) {
+        let shard = self.stack.shard();
+        let limit = shard.with(|core| {
+            let limit = core.tcp.options(self.id).linger?;
+            if limit.is_zero() {
+                core.tcp.abort(self.id);
+                return None;
+            }
+            let flow = core.tcp.flow(self.id);
+            // Unread data makes the end a reset: there is nothing to wait for.
+            let over = flow.connection.state().has_ended() || flow.connection.recv_queue() > 0;
+            if over || self.modes.is_nonblocking() {
+                return None;
+            }
+            flow.connection.shutdown();
+            core.tcp.has_written(self.id);
+            Some(limit)
+        });
+        let Some(limit) = limit else {
+            return;
+        };
+        let _timed_out = wait(Mode::Blocking(Some(limit)), |cx| {
+            shard.with(|core| {
+                let stopped = core.check_running().is_err();
+                let flow = core.tcp.flow(self.id);
+                let state = flow.connection.state();
+                if stopped || state.has_ended() {
+                    return Poll::Ready(Ok(()));
+                }
+                match state {
+                    State::FinWait2 | State::TimeWait => Poll::Ready(Ok(())),
+                    _ => {
+                        flow.writers.add(cx.waker());
+                        Poll::Pending
+                    }
+                }
+            })
+        });
     }
 }

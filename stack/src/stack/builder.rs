@@ -11,6 +11,7 @@ use super::{Inner, Stack};
 use crate::config::Limits;
 use crate::core::Core;
 use crate::dhcp;
+use crate::dns::{self, DnsConfig};
 use crate::driver;
 use crate::interface::{Config, Interface};
 use crate::network::MAX_INTERFACES;
@@ -24,6 +25,8 @@ use crate::slaac;
 pub struct Builder {
     /// Of the first interface.
     config: Config,
+    dns_servers: Vec<IpAddr>,
+    dns: DnsConfig,
     limits: Limits,
     busy_poll: Duration,
     seed: Option<u64>,
@@ -102,6 +105,20 @@ impl Builder {
     #[must_use]
     pub fn slaac(mut self, on: bool) -> Self {
         self.config.slaac = on;
+        self
+    }
+
+    /// Adds a DNS server, which is asked when those before it do not answer.
+    #[must_use]
+    pub fn dns_server(mut self, server: IpAddr) -> Self {
+        self.dns_servers.push(server);
+        self
+    }
+
+    /// Sets how names are looked up.
+    #[must_use]
+    pub fn dns(mut self, config: DnsConfig) -> Self {
+        self.dns = config;
         self
     }
 
@@ -194,6 +211,7 @@ impl Builder {
         let stack = Stack(Arc::new(Inner {
             shard: Arc::clone(shard.shared()),
             limits: self.limits,
+            dns: dns::State::new(self.dns_servers, self.dns, random),
             stop: Arc::default(),
             driver: Mutex::default(),
         }));

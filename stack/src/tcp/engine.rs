@@ -2,6 +2,8 @@ use std::io;
 
 use underpass_devices::Instant;
 
+use super::info::TcpInfo;
+use super::options::TcpOptions;
 use crate::output::Output;
 use crate::packet::{TcpSegment, Tuple};
 
@@ -15,24 +17,11 @@ pub(crate) trait Engine {
     /// One connection with its buffers.
     type Connection: Connection;
 
-    /// Active open, for packets that leave by `interface`, whose MTU and offloads the connection
-    /// keeps to from then on. The SYN leaves with the next `emit` and carries `isn`.
-    fn connect(
-        &mut self,
-        now: Instant,
-        interface: usize,
-        tuple: Tuple,
-        isn: u32,
-    ) -> Self::Connection;
+    /// Active open. The SYN leaves with the next `emit`.
+    fn connect(&mut self, now: Instant, tuple: Tuple, open: &Open<'_>) -> Self::Connection;
 
     /// Passive open for a SYN without ACK, RST or FIN. The SYN-ACK leaves with the next `emit`.
-    fn on_syn(
-        &mut self,
-        now: Instant,
-        interface: usize,
-        syn: &TcpSegment<'_>,
-        isn: u32,
-    ) -> Self::Connection;
+    fn on_syn(&mut self, now: Instant, syn: &TcpSegment<'_>, open: &Open<'_>) -> Self::Connection;
 
     /// A segment of this connection.
     fn on_segment(
@@ -52,6 +41,11 @@ pub(crate) trait Engine {
         out: &mut impl Output,
     ) -> Emitted;
 
+    /// Packets of this connection above `mtu` bytes are lost on the way (RFC 1191 §6.5): segments
+    /// become smaller from now on, and what is in flight is due again with the next `emit`.
+    /// `false`: they were small enough already, nothing has changed.
+    fn on_path_mtu(&mut self, now: Instant, connection: &mut Self::Connection, mtu: usize) -> bool;
+
     /// When `emit` has something to do if nothing else happens first; `None`: never.
     fn next_timer(&mut self, now: Instant, connection: &Self::Connection) -> Option<Instant>;
 
@@ -60,6 +54,19 @@ pub(crate) trait Engine {
 
     /// Takes back a connection that is over, to use its memory again.
     fn recycle(&mut self, connection: Self::Connection);
+}
+
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open<'a> {
+    /// The interface its packets leave by, whose MTU and offloads it keeps to from then on.
+    pub(crate) interface: usize,
+    /// Sequence number of the SYN.
+    pub(crate) isn: u32,
+    /// Longest IP packet that reaches the peer whole, as far as is known.
+    pub(crate) path_mtu: usize,
+    /// Buffer sizes and everything that [`Connection::configure`] sets.
+    pub(crate) options: &'a TcpOptions,
 }
 
 /// How an `emit` ended.
@@ -103,8 +110,21 @@ pub(crate) trait Connection {
     /// Ends the connection at once; the RST leaves with the next `emit` if the peer is synchronised.
     fn abort(&mut self);
 
-    /// Switches Nagle's algorithm (RFC 896) off or on.
-    fn set_nodelay(&mut self, nodelay: bool);
+    /// Takes over Nagle's algorithm, user time-out, hop limit and traffic class; buffers stay as they
+    /// were made, and the rest is not the engine's.
+    fn configure(&mut self, options: &TcpOptions);
+    /// Asks the peer, with the next `emit`, to acknowledge once more what it has acknowledged
+    /// (RFC 9293 §3.8.4). Nothing happens while data is in flight, which asks as well.
+    fn probe(&mut self);
+
+    /// What there is to know.
+    fn info(&self) -> TcpInfo;
+    /// Data beginning at `seq` was sent and is not acknowledged.
+    fn is_in_flight(&self, seq: u32) -> bool;
+    /// Next sequence number expected, and how many from there are taken.
+    fn recv_window(&self) -> (u32, u32);
+    /// Window field of the last segment sent.
+    fn last_window(&self) -> u16;
 
     /// Next sequence number to send and to receive, as of the last segment sent.
     fn sequence(&self) -> Sequence;

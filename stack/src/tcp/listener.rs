@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
 
+use super::options::TcpOptions;
 use crate::wake::Waiters;
 
 /// The listening sockets of a shard.
@@ -18,6 +19,8 @@ pub(crate) struct Listener {
     pub(crate) local: SocketAddr,
     /// Established connections that may wait for `accept`.
     pub(crate) backlog: usize,
+    /// Of the connections to come.
+    pub(crate) options: TcpOptions,
     pub(crate) accept_queue: VecDeque<u32>,
     pub(crate) waiters: Waiters,
 }
@@ -35,7 +38,12 @@ impl Listener {
 }
 
 impl Listeners {
-    pub(crate) fn open(&mut self, local: SocketAddr, backlog: usize) -> io::Result<u32> {
+    pub(crate) fn open(
+        &mut self,
+        local: SocketAddr,
+        backlog: usize,
+        options: TcpOptions,
+    ) -> io::Result<u32> {
         let at_port = self.by_port.entry(local.port()).or_default();
         if at_port.iter().any(|id| self.slots[*id as usize].local.ip() == local.ip()) {
             return Err(io::Error::new(
@@ -46,6 +54,7 @@ impl Listeners {
         let id = self.slots.insert(Listener {
             local,
             backlog: backlog.max(1),
+            options,
             accept_queue: VecDeque::new(),
             waiters: Waiters::default(),
         }) as u32;

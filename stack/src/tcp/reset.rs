@@ -24,8 +24,14 @@ pub(crate) fn reset(segment: &TcpSegment<'_>, out: &mut impl Output) {
 }
 
 /// Answers with a bare acknowledgement, as TIME-WAIT does.
-pub(crate) fn acknowledge(segment: &TcpSegment<'_>, seq: u32, ack: u32, out: &mut impl Output) {
-    bare_segment(segment, seq, ack, ACK, u16::MAX, out);
+pub(crate) fn acknowledge(
+    segment: &TcpSegment<'_>,
+    seq: u32,
+    ack: u32,
+    window: u16,
+    out: &mut impl Output,
+) {
+    bare_segment(segment, seq, ack, ACK, window, out);
 }
 
 /// Sends a segment without data back to where `segment` came from.
@@ -44,6 +50,7 @@ fn bare_segment(
         len: header_len + TCP_LEN,
         checksum: Some(PartialChecksum { start: header_len as u16, offset: 16 }),
         segment: None,
+        dont_fragment: true,
     };
     out.packet(outgoing, |packet| {
         let (ip, tcp) = packet.split_at_mut(header_len);

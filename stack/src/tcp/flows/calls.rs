@@ -6,16 +6,24 @@ use std::task::Waker;
 
 use super::{Flow, Role, Tcp};
 use crate::packet::Tuple;
-use crate::tcp::engine::{Connection, Engine};
+use crate::tcp::engine::{Connection, Engine, Open};
+use crate::tcp::options::TcpOptions;
+
+/// How the packets of a connection about to be opened will go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Route {
+    pub(crate) interface: usize,
+    /// Longest packet that gets through, as far as routers have told.
+    pub(crate) path_mtu: usize,
+    pub(crate) tuple: Tuple,
+}
 
 impl<E: Engine> Tcp<E> {
-    /// Opens a connection from `local`, whose port may be 0, by way of `interface`.
-    pub(crate) fn connect(
-        &mut self,
-        interface: usize,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) -> io::Result<u32> {
+    /// Opens a connection; the local port may be 0. A port that is asked for may be one whose
+    /// last connection to `remote` is in TIME-WAIT (RFC 9293 §3.6.1); so may any if there is no
+    /// other.
+    pub(crate) fn connect(&mut self, route: &Route, options: &TcpOptions) -> io::Result<u32> {
+        let Route { interface, path_mtu, tuple: Tuple { local, remote } } = *route;
         if self.flows.len() >= self.limits.flows {
             return Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
@@ -28,15 +36,22 @@ impl<E: Engine> Tcp<E> {
             let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
             listeners.is_port_used(port)
                 || table.get(&tuple, |id| *flows[id as usize].connection.tuple() == tuple).is_some()
-                || time_wait.contains(&tuple)
+        };
+        let rests = |port: u16| {
+            let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
+            time_wait.contains(&tuple)
         };
         let port = match local.port() {
-            0 => self.ports.pick(local.ip(), remote, in_use).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::AddrNotAvailable,
-                    format!("every ephemeral port towards {remote} is in use"),
-                )
-            })?,
+            0 => {
+                let fresh = self.ports.pick(local.ip(), remote, |p| in_use(p) || rests(p));
+                let port = fresh.or_else(|| self.ports.pick(local.ip(), remote, in_use));
+                port.ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::AddrNotAvailable,
+                        format!("every ephemeral port towards {remote} is in use"),
+                    )
+                })?
+            }
             port if in_use(port) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
@@ -46,9 +61,11 @@ impl<E: Engine> Tcp<E> {
             port => port,
         };
         let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
-        let isn = self.isn.isn(self.now, tuple.local, tuple.remote);
-        let connection = self.engine.connect(self.now, interface, tuple, isn);
-        Ok(self.insert(connection, tuple, Role::Socket, self.limits.connect_time))
+        let previous = self.time_wait.reopen(&tuple);
+        let isn = self.isn_after(previous, &tuple);
+        let open = Open { interface, isn, path_mtu, options };
+        let connection = self.engine.connect(self.now, tuple, &open);
+        Ok(self.insert(connection, tuple, Role::Socket, self.limits.connect_time, options))
     }
 
     /// The next established connection of a listener.

@@ -5,12 +5,12 @@ use std::task::Waker;
 
 use underpass_devices::Instant;
 
-use super::{Role, Tcp};
+use super::{Role, Route, Tcp};
 use crate::icmp::{IcmpError, IcmpErrorKind};
 use crate::output::Output;
 use crate::packet::{TcpSegment, Tuple};
 use crate::stats::DropReason;
-use crate::tcp::engine::{Connection, Engine, State};
+use crate::tcp::engine::{Connection, Engine, Open, State};
 use crate::tcp::reset;
 use crate::time_wait::TimeWaitAction;
 
@@ -49,6 +49,11 @@ impl<E: Engine> Tcp<E> {
         {
             return Err(DropReason::AcceptQueueFull);
         }
+        if segment.flags.rst() || segment.flags.syn() {
+            self.check_blind(id, segment, out)?;
+        }
+        let flow = &mut self.flows[id as usize];
+        flow.hear(self.now);
         let before = flow.connection.state();
         self.engine.on_segment(self.now, &mut flow.connection, segment, out);
         if segment.flags.rst() && flow.connection.state() == State::Closed {
@@ -75,7 +80,7 @@ impl<E: Engine> Tcp<E> {
         let flags = segment.flags;
         let previous = match self.time_wait.on_segment(self.now, segment) {
             Some(TimeWaitAction::Ack { seq, ack }) => {
-                reset::acknowledge(segment, seq, ack, out);
+                reset::acknowledge(segment, seq, ack, u16::MAX, out);
                 return Ok(());
             }
             Some(TimeWaitAction::Ignore) => return Err(DropReason::TimeWait),
@@ -87,7 +92,9 @@ impl<E: Engine> Tcp<E> {
         if let Some(listener) = listener {
             let remote = segment.tuple.remote.ip();
             let interface = out.interface_to(remote).ok_or(DropReason::NoRoute)?;
-            return self.on_syn(listener, interface, segment, previous);
+            let path_mtu = out.path_mtu(remote);
+            let route = Route { interface, path_mtu, tuple: segment.tuple };
+            return self.on_syn(listener, &route, segment, previous);
         }
         reset::reset(segment, out);
         Err(if is_syn { DropReason::TcpClosedPort } else { DropReason::TcpNoFlow })
@@ -96,34 +103,64 @@ impl<E: Engine> Tcp<E> {
     fn on_syn(
         &mut self,
         listener: u32,
-        interface: usize,
+        route: &Route,
         syn: &TcpSegment<'_>,
         previous: Option<u32>,
     ) -> Result<(), DropReason> {
-        if self.listeners.get_mut(listener).is_none_or(|l| l.is_full()) {
+        let Some(options) =
+            self.listeners.get_mut(listener).filter(|l| !l.is_full()).map(|l| l.options.clone())
+        else {
             return Err(DropReason::AcceptQueueFull);
-        }
+        };
         if self.half_open >= self.limits.half_open {
             return Err(DropReason::HalfOpenFull);
         }
         if self.flows.len() >= self.limits.flows {
             return Err(DropReason::FlowsFull);
         }
-        let mut isn = self.isn.isn(self.now, syn.tuple.local, syn.tuple.remote);
-        // A new incarnation begins beyond what the old one may have sent (RFC 6191).
-        if let Some(snd_nxt) = previous
-            && isn.wrapping_sub(snd_nxt) as i32 <= 0
-        {
-            isn = snd_nxt.wrapping_add(MAX_SEGMENT);
-        }
-        let connection = self.engine.on_syn(self.now, interface, syn, isn);
+        let isn = self.isn_after(previous, &syn.tuple);
+        let Route { interface, path_mtu, .. } = *route;
+        let open = Open { interface, isn, path_mtu, options: &options };
+        let connection = self.engine.on_syn(self.now, syn, &open);
         if connection.state() == State::Closed {
             self.engine.recycle(connection);
             return Err(DropReason::MalformedTcp);
         }
         self.half_open += 1;
         let patience = self.limits.half_open_time;
-        self.insert(connection, syn.tuple, Role::HalfOpen(listener), patience);
+        self.insert(connection, syn.tuple, Role::HalfOpen(listener), patience, &options);
+        Ok(())
+    }
+
+    /// An initial sequence number; beyond what the `previous` incarnation may have sent (RFC 6191).
+    pub(super) fn isn_after(&mut self, previous: Option<u32>, tuple: &Tuple) -> u32 {
+        let isn = self.isn.isn(self.now, tuple.local, tuple.remote);
+        match previous {
+            Some(snd_nxt) if isn.wrapping_sub(snd_nxt) as i32 <= 0 => {
+                snd_nxt.wrapping_add(MAX_SEGMENT)
+            }
+            _ => isn,
+        }
+    }
+
+    /// A router reports that a segment of ours, which began at `seq`, is longer than the `mtu` of
+    /// its next link. An error is only a reason to do something if that segment is in flight
+    /// (RFC 5927 §7.2).
+    pub(crate) fn on_too_big(
+        &mut self,
+        tuple: &Tuple,
+        seq: Option<u32>,
+        mtu: usize,
+    ) -> Result<(), DropReason> {
+        let id = self.find(tuple).ok_or(DropReason::IcmpNoFlow)?;
+        let connection = &mut self.flows[id as usize].connection;
+        if !seq.is_some_and(|seq| connection.is_in_flight(seq)) {
+            return Err(DropReason::IcmpNotInFlight);
+        }
+        if !self.engine.on_path_mtu(self.now, connection, mtu) {
+            return Err(DropReason::IcmpIgnored);
+        }
+        self.mark_dirty(id);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
+mod blind;
 mod calls;
 mod ingress;
+mod options;
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,8 +11,11 @@ use std::time::Duration;
 use slab::Slab;
 use underpass_devices::Instant;
 
+pub(crate) use self::calls::Route;
+use self::options::Extras;
 use super::engine::{Connection, Emitted, Engine, State};
 use super::listener::Listeners;
+use super::options::TcpOptions;
 use super::table::{FlowTable, HashKey};
 use crate::config::Limits;
 use crate::isn::IsnGenerator;
@@ -22,8 +27,8 @@ use crate::time_wait::TimeWaitTable;
 use crate::timer::TimerWheel;
 use crate::wake::Waiters;
 
-/// Segments one flow may emit before the next flow has its turn.
-const EMIT_BUDGET: usize = 16;
+/// Superframes one flow may emit before the next flow has its turn.
+const EMIT_BUDGET: usize = 4;
 const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 /// Timers due this soon are queued, not filed in the wheel.
 const SOON: Duration = Duration::from_millis(2);
@@ -75,6 +80,7 @@ pub(crate) struct Flow<C> {
     /// peer owes. The time begins when the flow next emits, because sockets have no clock.
     patience: Option<Duration>,
     deadline: Option<Instant>,
+    extras: Option<Box<Extras>>,
     pub(crate) readers: Waiters,
     pub(crate) writers: Waiters,
 }
@@ -142,6 +148,7 @@ impl<E: Engine> Tcp<E> {
                 flow.deadline = None;
                 self.give_up(id, io::ErrorKind::TimedOut);
             }
+            self.keep_alive(id);
             self.mark_dirty(id);
         }
         self.due = due;
@@ -206,6 +213,7 @@ impl<E: Engine> Tcp<E> {
         if let Some(patience) = flow.patience.take() {
             flow.deadline = Some(self.now + patience);
         }
+        flow.listen_for_silence(self.now);
         if let Role::HalfOpen(listener) = flow.role {
             self.leave_handshake(id, listener, wakes);
         }
@@ -275,7 +283,7 @@ impl<E: Engine> Tcp<E> {
         if flow.dirty {
             return;
         }
-        match [timer, flow.deadline].into_iter().flatten().min() {
+        match [timer, flow.deadline, flow.next_probe()].into_iter().flatten().min() {
             Some(at) if at <= self.now => self.mark_dirty(id),
             // Already queued: whatever else is due is asked for when that fires.
             Some(_) if flow.soon => {}
@@ -297,6 +305,7 @@ impl<E: Engine> Tcp<E> {
         tuple: Tuple,
         role: Role,
         patience: Duration,
+        options: &TcpOptions,
     ) -> u32 {
         let id = self.flows.insert(Flow {
             connection,
@@ -307,6 +316,7 @@ impl<E: Engine> Tcp<E> {
             error: None,
             patience: Some(patience),
             deadline: None,
+            extras: Flow::<E::Connection>::extras_of(options),
             readers: Waiters::default(),
             writers: Waiters::default(),
         }) as u32;
@@ -355,6 +365,11 @@ impl<C: Connection> Flow<C> {
     /// Why the connection ended, if not by both sides' FIN.
     pub(crate) fn error(&self) -> Option<io::Error> {
         self.error.map(io::Error::from)
+    }
+
+    /// The same, once: it is forgotten.
+    pub(crate) fn take_error(&mut self) -> Option<io::Error> {
+        self.error.take().map(io::Error::from)
     }
 
     fn fail(&mut self, error: io::ErrorKind) {

@@ -11,6 +11,7 @@
 //!   that its first output is the number wanted ([`smoltcp_seed`]).
 
 mod connection;
+mod meter;
 mod path;
 mod phy;
 #[cfg(test)]
@@ -25,8 +26,9 @@ use smoltcp::wire::IpListenEndpoint;
 use underpass_devices::{Caps, Instant};
 
 use self::connection::SmoltcpConnection;
+use self::meter::Meter;
 use self::path::Family;
-use super::engine::{Connection, Emitted, Engine, Sequence, State};
+use super::engine::{Connection, Emitted, Engine, Open, State};
 use crate::isn::smoltcp_seed;
 use crate::output::Output;
 use crate::packet::{TcpSegment, Tuple};
@@ -41,6 +43,9 @@ const MIN_MSS: u16 = 48;
 const USER_TIMEOUT: SmolDuration = SmolDuration::from_secs(120);
 /// Delayed acknowledgement of single segments (RFC 9293 §3.8.6.3 allows up to 500 ms).
 const ACK_DELAY: SmolDuration = SmolDuration::from_millis(1);
+/// The longest IPv4 packet in bytes. A superframe may be as long whether the device cuts it or the
+/// link does (a tenth less speed with a quarter of it).
+const MAX_PACKET: usize = 65_535;
 /// Connections kept for reuse.
 const POOL: usize = 1024;
 
@@ -62,12 +67,16 @@ struct Families {
 
 impl Families {
     fn new(caps: &Caps) -> Self {
-        let limit = |frame: Option<usize>| frame.map(|f| f.min(65_535) - caps.header_len());
-        Self {
-            v4: Family::new(20, caps.mtu, limit(caps.tx_segment_tcp4)),
-            v6: Family::new(40, caps.mtu, limit(caps.tx_segment_tcp6)),
-            caps: caps.clone(),
-        }
+        let family = |ip_header_len: usize, frame: Option<usize>| {
+            let headers = ip_header_len + TCP_HEADER_LEN;
+            let segment = caps.mtu - headers;
+            let cut_by_us = headers + (MAX_PACKET - headers) / segment * segment;
+            let longest =
+                frame.map_or(cut_by_us, |frame| frame.min(MAX_PACKET) - caps.header_len());
+            Family::new(ip_header_len, caps.mtu, longest.max(caps.mtu))
+        };
+        let (v4, v6) = (family(20, caps.tx_segment_tcp4), family(40, caps.tx_segment_tcp6));
+        Self { caps: caps.clone(), v4, v6 }
     }
 }
 
@@ -87,14 +96,20 @@ impl SmoltcpEngine {
         }
     }
 
-    fn take(&mut self, interface: usize, tuple: Tuple) -> SmoltcpConnection {
+    fn take(&mut self, tuple: Tuple, open: &Open<'_>) -> SmoltcpConnection {
+        let Open { interface, options, .. } = *open;
         let path = &self.family(interface, tuple.remote.ip()).path;
         let segment_size = path.mss().min(DEFAULT_MSS);
-        let mut connection = self.pool.pop().unwrap_or_else(|| {
+        let sizes = (
+            options.send_buffer.unwrap_or(self.send_buffer),
+            options.recv_buffer.unwrap_or(self.recv_buffer),
+        );
+        let pooled = if sizes == self.buffer_sizes() { self.pool.pop() } else { None };
+        let mut connection = pooled.unwrap_or_else(|| {
             let mut set = SocketSet::new(Vec::with_capacity(1));
             let handle = set.add(Socket::new(
-                SocketBuffer::new(vec![0; self.recv_buffer]),
-                SocketBuffer::new(vec![0; self.send_buffer]),
+                SocketBuffer::new(vec![0; sizes.1]),
+                SocketBuffer::new(vec![0; sizes.0]),
             ));
             SmoltcpConnection {
                 set,
@@ -102,37 +117,40 @@ impl SmoltcpEngine {
                 tuple,
                 interface,
                 segment_size,
-                sent: Sequence::default(),
+                path_mss: u16::MAX,
+                may_fragment: false,
+                traffic_class: 0,
+                user_timeout: USER_TIMEOUT,
+                meter: Meter::default(),
                 fin_end: None,
             }
         });
         connection.tuple = tuple;
         connection.interface = interface;
         connection.segment_size = segment_size;
-        connection.sent = Sequence::default();
+        connection.meter = Meter::new(open.isn);
         connection.fin_end = None;
+        connection.set_path_mtu(open.path_mtu);
+        connection.configure(options);
         let socket = connection.socket_mut();
         socket.abort();
         socket.set_congestion_control(CongestionControl::Cubic);
-        socket.set_nagle_enabled(true);
         socket.set_timeout(None);
         connection
+    }
+
+    fn buffer_sizes(&self) -> (usize, usize) {
+        (self.send_buffer, self.recv_buffer)
     }
 }
 
 impl Engine for SmoltcpEngine {
     type Connection = SmoltcpConnection;
 
-    fn connect(
-        &mut self,
-        now: Instant,
-        interface: usize,
-        tuple: Tuple,
-        isn: u32,
-    ) -> SmoltcpConnection {
-        let mut connection = self.take(interface, tuple);
-        let path = &self.family(interface, tuple.remote.ip()).path;
-        let mut seeded = path.interface(now, smoltcp_seed(isn));
+    fn connect(&mut self, now: Instant, tuple: Tuple, open: &Open<'_>) -> SmoltcpConnection {
+        let mut connection = self.take(tuple, open);
+        let path = &self.family(open.interface, tuple.remote.ip()).path;
+        let mut seeded = path.interface(now, smoltcp_seed(open.isn));
         // The shard has checked that both ends are unicast addresses of one version with ports.
         let result =
             connection.socket_mut().connect(seeded.context(), tuple.remote, endpoint(tuple.local));
@@ -140,18 +158,12 @@ impl Engine for SmoltcpEngine {
         connection
     }
 
-    fn on_syn(
-        &mut self,
-        now: Instant,
-        interface: usize,
-        syn: &TcpSegment<'_>,
-        isn: u32,
-    ) -> SmoltcpConnection {
-        let mut connection = self.take(interface, syn.tuple);
+    fn on_syn(&mut self, now: Instant, syn: &TcpSegment<'_>, open: &Open<'_>) -> SmoltcpConnection {
+        let mut connection = self.take(syn.tuple, open);
         let listening = connection.socket_mut().listen(endpoint(syn.tuple.local));
         debug_assert_eq!(listening, Ok(()));
-        let path = &self.family(interface, syn.tuple.remote.ip()).path;
-        let mut seeded = path.interface(now, smoltcp_seed(isn));
+        let path = &self.family(open.interface, syn.tuple.remote.ip()).path;
+        let mut seeded = path.interface(now, smoltcp_seed(open.isn));
         path.ingress(&mut seeded, now, &mut connection, syn, &mut phy::Nowhere);
         connection
     }
@@ -180,14 +192,31 @@ impl Engine for SmoltcpEngine {
     ) -> Emitted {
         // smoltcp counts idle time towards this timeout, so it is on only while an answer is due.
         let waiting = connection.send_queue() > 0 || connection.state() == State::Closing;
-        connection.socket_mut().set_timeout(waiting.then_some(USER_TIMEOUT));
+        let user_timeout = connection.user_timeout;
+        connection.socket_mut().set_timeout(waiting.then_some(user_timeout));
         let family = self.family(connection.interface, connection.tuple.remote.ip());
         family.path.egress(&mut family.interface, now, connection, budget, out)
     }
 
+    fn on_path_mtu(
+        &mut self,
+        now: Instant,
+        connection: &mut SmoltcpConnection,
+        mtu: usize,
+    ) -> bool {
+        let before = connection.segment_size;
+        connection.set_path_mtu(mtu);
+        if connection.segment_size == before {
+            return false;
+        }
+        let family = self.family(connection.interface, connection.tuple.remote.ip());
+        family.path.rewind(&mut family.interface, now, connection);
+        true
+    }
+
     fn next_timer(&mut self, now: Instant, connection: &SmoltcpConnection) -> Option<Instant> {
         let family = self.family(connection.interface, connection.tuple.remote.ip());
-        path::next_poll(&mut family.interface, now, connection)
+        path::next_poll(&mut family.interface, now, &connection.set)
     }
 
     fn set_mtu(&mut self, interface: usize, mtu: usize) {
@@ -198,7 +227,9 @@ impl Engine for SmoltcpEngine {
     }
 
     fn recycle(&mut self, connection: SmoltcpConnection) {
-        if self.pool.len() < POOL {
+        let socket = connection.socket();
+        let sizes = (socket.send_capacity(), socket.recv_capacity());
+        if self.pool.len() < POOL && sizes == self.buffer_sizes() {
             self.pool.push(connection);
         }
     }

@@ -1,14 +1,15 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use smoltcp::iface::{Config, Interface, PollResult};
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::HardwareAddress;
 use underpass_devices::Instant;
 
 use super::connection::SmoltcpConnection;
-use super::phy::{Nowhere, Phy, TxState};
+use super::meter::Meter;
+use super::phy::{Headers, Nowhere, Phy, TxState};
 use super::{DEFAULT_MSS, MIN_MSS, TCP_HEADER_LEN, to_smol};
 use crate::output::Output;
 use crate::packet::{TcpSegment, protocol};
@@ -16,6 +17,8 @@ use crate::tcp::engine::Emitted;
 
 /// Until a connection that says it is due and then sends nothing is asked again.
 const RETRY: Duration = Duration::from_millis(1);
+/// Longer than any retransmission timer of smoltcp's (RFC 6298 §2.5: 60 seconds).
+const MAX_RETRANSMISSION_TIME: Duration = Duration::from_secs(61);
 
 /// One IP version: its interface, and what every call on it needs.
 pub(super) struct Family {
@@ -31,13 +34,14 @@ pub(super) struct Path {
 }
 
 impl Family {
-    pub(super) fn new(ip_header_len: usize, mtu: usize, segmentation: Option<usize>) -> Self {
+    /// `longest`: the longest packet to emit, which is cut into packets of `mtu` below.
+    pub(super) fn new(ip_header_len: usize, mtu: usize, longest: usize) -> Self {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ip;
-        caps.max_transmission_unit = segmentation.unwrap_or(mtu).max(mtu);
+        caps.max_transmission_unit = longest;
         caps.checksum = ChecksumCapabilities::ignored();
         caps.checksum.ipv4 = Checksum::Tx;
-        let limit = segmentation.and_then(NonZeroUsize::new);
+        let limit = NonZeroUsize::new(longest);
         caps.segmentation.tcpv4 = limit;
         caps.segmentation.tcpv6 = limit;
         let path = Path { caps, mtu, ip_header_len };
@@ -49,8 +53,9 @@ impl Path {
     pub(super) fn interface(&self, now: Instant, seed: u64) -> Interface {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut nowhere = Nowhere;
-        let mut device = Phy::new(&self.caps, None, TxState::new(self, None, &mut nowhere));
+        let (mut meter, mut nowhere) = (Meter::default(), Nowhere);
+        let state = TxState::new(Headers::none(self), now, &mut meter, &mut nowhere);
+        let mut device = Phy::new(&self.caps, None, state);
         let mut interface = Interface::new(config, &mut device, to_smol(now));
         interface.set_any_ip(true);
         interface
@@ -73,7 +78,9 @@ impl Path {
         let opening = matches!(connection.socket().state(), State::Listen | State::SynSent);
         if segment.flags.syn() && opening {
             let theirs = segment.mss().filter(|mss| *mss != 0).unwrap_or(DEFAULT_MSS);
-            connection.segment_size = theirs.max(MIN_MSS).min(self.mss());
+            connection.segment_size = theirs.max(MIN_MSS).min(self.mss()).min(connection.path_mss);
+            connection.meter.unread = segment.seq.wrapping_add(1);
+            connection.meter.peer_scale = segment.window_scale().unwrap_or(0);
         }
         let fin_was_there = is_closed_by_peer(connection.socket().state());
         let plain;
@@ -82,10 +89,11 @@ impl Path {
             plain = without_extensions(segment, self.ip_header_len);
             bytes = &plain;
         }
-        let mut device =
-            Phy::new(&self.caps, Some(bytes), TxState::new(self, Some(connection), out));
+        let headers = Headers::of(self, connection);
+        let state = TxState::new(headers, now, &mut connection.meter, out);
+        let mut device = Phy::new(&self.caps, Some(bytes), state);
         interface.poll_ingress_single(to_smol(now), &mut device, &mut connection.set);
-        connection.sent = device.tx.sent;
+        measure(now, connection, segment);
         if !fin_was_there && is_closed_by_peer(connection.socket().state()) {
             connection.fin_end = Some(segment.seq.wrapping_add(segment.seq_len()));
         }
@@ -99,13 +107,15 @@ impl Path {
         budget: usize,
         out: &mut impl Output,
     ) -> Emitted {
-        let mut device = Phy::new(&self.caps, None, TxState::new(self, Some(connection), out));
+        let headers = Headers::of(self, connection);
+        let state = TxState::new(headers, now, &mut connection.meter, out);
+        let mut device = Phy::new(&self.caps, None, state);
         let mut emitted = Emitted::More;
         let mut idle = false;
         for _ in 0..budget {
             // Behind a full segment there is probably another: asking would cost as much as trying.
             if !std::mem::take(&mut device.tx.filled) {
-                match next_poll(interface, now, connection) {
+                match next_poll(interface, now, &connection.set) {
                     Some(at) if at <= now => {}
                     at => {
                         emitted = Emitted::Until(at);
@@ -125,8 +135,36 @@ impl Path {
             }
             idle = nothing;
         }
-        connection.sent = device.tx.sent;
         emitted
+    }
+
+    /// Makes everything in flight due again. smoltcp does so when its retransmission timer runs out,
+    /// which no call can cause; but it looks at the timer before it asks for a slot. So it is called
+    /// at a time when any timer has run out, and gets no slot: it goes back to the first byte not
+    /// acknowledged, in slow start, and nothing else of it has seen that time.
+    pub(super) fn rewind(
+        &self,
+        interface: &mut Interface,
+        now: Instant,
+        connection: &mut SmoltcpConnection,
+    ) {
+        connection.socket_mut().set_timeout(None);
+        let headers = Headers::of(self, connection);
+        let mut nowhere = Nowhere;
+        let state = TxState::new(headers, now, &mut connection.meter, &mut nowhere);
+        let mut device = Phy::new(&self.caps, None, state);
+        let later = to_smol(now + MAX_RETRANSMISSION_TIME);
+        interface.poll_egress(later, &mut device, &mut connection.set);
+    }
+}
+
+fn measure(now: Instant, connection: &mut SmoltcpConnection, segment: &TcpSegment<'_>) {
+    // The window of a SYN is never scaled (RFC 7323 §2.2).
+    let scale = if segment.flags.syn() { 0 } else { connection.meter.peer_scale };
+    connection.meter.peer_window = u32::from(segment.window) << scale;
+    if segment.flags.ack() {
+        let una = connection.una();
+        connection.meter.on_received(now, segment.ack, una);
     }
 }
 
@@ -139,9 +177,9 @@ fn is_closed_by_peer(state: State) -> bool {
 pub(super) fn next_poll(
     interface: &mut Interface,
     now: Instant,
-    connection: &SmoltcpConnection,
+    set: &SocketSet<'static>,
 ) -> Option<Instant> {
-    let at = interface.poll_at(to_smol(now), &connection.set)?;
+    let at = interface.poll_at(to_smol(now), set)?;
     // smoltcp says "now" as time zero.
     Some(Instant::from_micros(at.total_micros().max(0) as u64).max(now))
 }

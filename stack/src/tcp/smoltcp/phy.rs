@@ -5,12 +5,14 @@ use std::num::NonZeroU16;
 
 use smoltcp::phy::{self, DeviceCapabilities, PacketMeta};
 use smoltcp::time::Instant as SmolInstant;
-use underpass_devices::PartialChecksum;
+use underpass_devices::{Instant, PartialChecksum};
 
 use super::connection::SmoltcpConnection;
+use super::meter::{Meter, SentSegment};
 use super::path::Path;
 use super::{DEFAULT_MSS, TCP_HEADER_LEN};
 use crate::checksum;
+use crate::ip_header::rewrite_ip_header;
 use crate::output::{Outgoing, Output, Segment};
 use crate::packet::{TcpFlags, protocol};
 use crate::tcp::engine::Sequence;
@@ -28,9 +30,9 @@ pub(super) struct Phy<'a, O> {
 
 pub(super) struct TxState<'a, O> {
     out: &'a mut O,
-    interface: usize,
     headers: Headers<'a>,
-    pub(super) sent: Sequence,
+    now: Instant,
+    meter: &'a mut Meter,
     /// The last packet held as much data as one may.
     pub(super) filled: bool,
     /// smoltcp wanted to send and there was no slot.
@@ -49,44 +51,65 @@ impl<'a, O: Output> Phy<'a, O> {
 
 impl<'a, O: Output> TxState<'a, O> {
     pub(super) fn new(
-        path: &'a Path,
-        connection: Option<&SmoltcpConnection>,
+        headers: Headers<'a>,
+        now: Instant,
+        meter: &'a mut Meter,
         out: &'a mut O,
     ) -> Self {
-        Self {
-            out,
-            headers: Headers {
-                path,
-                src: connection.map_or(UNSPECIFIED, |c| c.tuple.local.ip()),
-                dst: connection.map_or(UNSPECIFIED, |c| c.tuple.remote.ip()),
-                segment_size: connection.map_or(DEFAULT_MSS, |c| c.segment_size),
-            },
-            interface: connection.map_or(0, |c| c.interface),
-            sent: connection.map_or(Sequence::default(), |c| c.sent),
-            filled: false,
-            starved: false,
-        }
+        Self { out, headers, now, meter, filled: false, starved: false }
     }
 }
 
 /// What is known of the headers of every packet of one connection.
-struct Headers<'a> {
+pub(super) struct Headers<'a> {
     path: &'a Path,
+    interface: usize,
     src: IpAddr,
     dst: IpAddr,
     segment_size: u16,
+    traffic_class: u8,
+    may_fragment: bool,
+    /// First sequence number not acknowledged.
+    una: u32,
 }
 
-impl Headers<'_> {
-    /// A packet of `len` bytes is full, or more than that.
-    fn is_full(&self, len: usize) -> bool {
-        len >= self.path.ip_header_len + TCP_HEADER_LEN + usize::from(self.segment_size)
+impl<'a> Headers<'a> {
+    pub(super) fn of(path: &'a Path, connection: &SmoltcpConnection) -> Self {
+        Self {
+            path,
+            interface: connection.interface,
+            src: connection.tuple.local.ip(),
+            dst: connection.tuple.remote.ip(),
+            segment_size: connection.segment_size,
+            traffic_class: connection.traffic_class,
+            may_fragment: connection.may_fragment,
+            una: connection.una(),
+        }
+    }
+
+    /// For calls that send nothing.
+    pub(super) fn none(path: &'a Path) -> Self {
+        Self {
+            path,
+            interface: 0,
+            src: UNSPECIFIED,
+            dst: UNSPECIFIED,
+            segment_size: DEFAULT_MSS,
+            traffic_class: 0,
+            may_fragment: false,
+            una: 0,
+        }
+    }
+
+    /// Longest packet that is not cut.
+    fn max_packet(&self) -> usize {
+        self.path.ip_header_len + TCP_HEADER_LEN + usize::from(self.segment_size)
     }
 
     fn outgoing(&self, len: usize) -> Outgoing {
         let start = self.path.ip_header_len as u16;
-        // smoltcp puts options on SYNs only, so every packet that needs cutting has a plain header.
-        let segment = (len > self.path.mtu).then(|| Segment {
+        // smoltcp puts options on SYNs and bare acknowledgements only, which need no cutting.
+        let segment = (len > self.max_packet()).then(|| Segment {
             size: NonZeroU16::new(self.segment_size).unwrap_or(NonZeroU16::MIN),
             header_len: start + TCP_HEADER_LEN as u16,
         });
@@ -95,19 +118,25 @@ impl Headers<'_> {
             len,
             checksum: Some(PartialChecksum { start, offset: TCP_CHECKSUM_AT }),
             segment,
+            dont_fragment: true,
         }
     }
 
-    /// Puts right what smoltcp could not know, and reads the sequence numbers it used.
-    fn finish(&self, packet: &mut [u8]) -> Option<Sequence> {
-        let tcp = packet.get_mut(self.path.ip_header_len..)?;
+    /// Puts right what smoltcp could not know, and reads the sequence numbers it used. `None`: a
+    /// reset.
+    fn finish(&self, packet: &mut [u8]) -> Option<SentSegment> {
+        let (ip, tcp) = packet.split_at_mut_checked(self.path.ip_header_len)?;
+        if self.traffic_class != 0 || self.may_fragment {
+            rewrite_ip_header(ip, self.traffic_class, !self.may_fragment);
+        }
         let tcp_len = tcp.len();
         let header: &mut [u8; TCP_HEADER_LEN] = tcp.first_chunk_mut()?;
         let word = |at: usize| {
             u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
         let (seq, ack, flags) = (word(4), word(8), TcpFlags::from_bits(header[13]));
-        let data_len = tcp_len - usize::from(header[12] >> 4) * 4;
+        let window = u16::from_be_bytes([header[14], header[15]]);
+        let data_len = (tcp_len - usize::from(header[12] >> 4) * 4) as u32;
         let partial = checksum::partial(self.src, self.dst, protocol::TCP, tcp_len);
         header[16..18].copy_from_slice(&partial.to_be_bytes());
         // smoltcp writes the maximum segment size as the first option.
@@ -116,8 +145,9 @@ impl Headers<'_> {
         {
             [*high, *low] = self.path.mss().to_be_bytes();
         }
-        let seq_len = data_len as u32 + u32::from(flags.syn()) + u32::from(flags.fin());
-        (!flags.rst()).then_some(Sequence { snd_nxt: seq.wrapping_add(seq_len), rcv_nxt: ack })
+        let seq_len = data_len + u32::from(flags.syn()) + u32::from(flags.fin());
+        let sequence = Sequence { snd_nxt: seq.wrapping_add(seq_len), rcv_nxt: ack };
+        (!flags.rst()).then_some(SentSegment { sequence, seq, data_len, window })
     }
 }
 
@@ -141,7 +171,7 @@ impl<'o, O: Output> phy::Device for Phy<'o, O> {
     }
 
     fn transmit(&mut self, _: SmolInstant) -> Option<TxToken<'_, 'o, O>> {
-        if self.tx.out.has_room(self.tx.interface) {
+        if self.tx.out.has_room(self.tx.headers.interface) {
             Some(TxToken(&mut self.tx))
         } else {
             self.tx.starved = true;
@@ -173,9 +203,12 @@ impl<O: Output> phy::TxToken for TxToken<'_, '_, O> {
             written = result.map(|result| (result, state.headers.finish(bytes)));
         });
         match (written, emit) {
-            (Some((result, sequence)), _) => {
-                state.filled = state.headers.is_full(len);
-                state.sent = sequence.unwrap_or(state.sent);
+            (Some((result, sent)), _) => {
+                state.filled = len >= state.headers.max_packet();
+                if let Some(sent) = sent {
+                    let Headers { una, segment_size, .. } = state.headers;
+                    state.meter.on_sent(state.now, &sent, una, segment_size);
+                }
                 result
             }
             (None, Some(emit)) => emit(&mut vec![0; len]),
@@ -194,6 +227,10 @@ pub(super) struct Nowhere;
 impl Output for Nowhere {
     fn has_room(&self, _: usize) -> bool {
         false
+    }
+
+    fn path_mtu(&self, _: IpAddr) -> usize {
+        0
     }
 
     fn interface_to(&self, _: IpAddr) -> Option<usize> {

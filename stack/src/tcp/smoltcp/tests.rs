@@ -1,4 +1,5 @@
 use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
 
 use underpass_devices::{Caps, Instant, MacAddr};
 
@@ -6,7 +7,8 @@ use super::SmoltcpEngine;
 use crate::checksum;
 use crate::output::{Outgoing, Output};
 use crate::packet::{Packet, TcpSegment, Tuple, protocol};
-use crate::tcp::engine::{Connection, Emitted, Engine, State};
+use crate::tcp::engine::{Connection, Emitted, Engine, Open, State};
+use crate::tcp::options::TcpOptions;
 
 const MTU: usize = 1500;
 
@@ -31,6 +33,10 @@ impl Wire {
 impl Output for Wire {
     fn has_room(&self, _: usize) -> bool {
         self.room > 0
+    }
+
+    fn path_mtu(&self, _: IpAddr) -> usize {
+        MTU
     }
 
     fn interface_to(&self, _: IpAddr) -> Option<usize> {
@@ -63,6 +69,15 @@ fn tuple(v6: bool) -> Tuple {
     Tuple { local: SocketAddr::new(local, 40_000), remote: SocketAddr::new(remote, 80) }
 }
 
+fn nodelay() -> TcpOptions {
+    TcpOptions { nodelay: true, ..TcpOptions::default() }
+}
+
+fn open(isn: u32) -> Open<'static> {
+    static OPTIONS: LazyLock<TcpOptions> = LazyLock::new(TcpOptions::default);
+    Open { interface: 0, isn, path_mtu: MTU, options: &OPTIONS }
+}
+
 fn engine(caps: &Caps) -> SmoltcpEngine {
     SmoltcpEngine::new(std::slice::from_ref(caps), 256 * 1024, 256 * 1024)
 }
@@ -75,10 +90,10 @@ fn caps() -> Caps {
 fn handshake(caps: &Caps, v6: bool) -> [(SmoltcpEngine, super::SmoltcpConnection); 2] {
     let now = Instant::ZERO;
     let (mut client, mut server, mut wire) = (engine(caps), engine(caps), Wire::new());
-    let mut near = client.connect(now, 0, tuple(v6), 1000);
+    let mut near = client.connect(now, tuple(v6), &open(1000));
     client.emit(now, &mut near, 4, &mut wire);
     let (_, syn) = wire.one();
-    let mut far = server.on_syn(now, 0, &segment(&syn), 2000);
+    let mut far = server.on_syn(now, &segment(&syn), &open(2000));
     server.emit(now, &mut far, 4, &mut wire);
     let (_, syn_ack) = wire.one();
     client.on_segment(now, &mut near, &segment(&syn_ack), &mut wire);
@@ -96,7 +111,7 @@ fn syns_carry_the_wanted_sequence_numbers_and_the_real_segment_size() {
     {
         for isn in [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
             let (mut client, mut server, mut wire) = (engine(&caps), engine(&caps), Wire::new());
-            let mut near = client.connect(Instant::ZERO, 0, tuple(v6), isn);
+            let mut near = client.connect(Instant::ZERO, tuple(v6), &open(isn));
             assert_eq!(near.state(), State::SynSent);
             let emitted = client.emit(Instant::ZERO, &mut near, 4, &mut wire);
             assert!(matches!(emitted, Emitted::Until(Some(timer)) if timer > Instant::ZERO));
@@ -106,7 +121,7 @@ fn syns_carry_the_wanted_sequence_numbers_and_the_real_segment_size() {
             assert_eq!((syn.seq, syn.mss()), (isn, Some(mss)));
             assert_eq!(near.sequence().snd_nxt, isn.wrapping_add(1));
 
-            let mut far = server.on_syn(Instant::ZERO, 0, &syn, !isn);
+            let mut far = server.on_syn(Instant::ZERO, &syn, &open(!isn));
             assert_eq!(far.state(), State::SynReceived);
             server.emit(Instant::ZERO, &mut far, 4, &mut wire);
             let (_, syn_ack) = wire.one();
@@ -133,17 +148,16 @@ fn a_device_that_cuts_gets_superframes_over_both_ip_versions() {
 }
 
 #[test]
-fn a_device_that_does_not_cut_gets_nothing_above_the_mtu() {
+fn what_is_above_the_mtu_asks_to_be_cut_below_it() {
     let [(mut client, mut near), _] = handshake(&caps(), true);
     let mut wire = Wire::new();
-    // The first window is not a whole number of segments.
-    near.set_nodelay(true);
+    near.configure(&nodelay());
     near.send(|space| (100_000.min(space.len()), ())).unwrap();
     client.emit(Instant::ZERO, &mut near, 64, &mut wire);
-    assert!(wire.packets.len() > 1);
-    for (outgoing, bytes) in &wire.packets {
-        assert!(outgoing.segment.is_none() && bytes.len() <= MTU);
-    }
+    let (outgoing, bytes) = wire.one();
+    assert!(bytes.len() > MTU);
+    let cut = outgoing.segment.expect("a segmentation request");
+    assert!(usize::from(cut.size.get() + cut.header_len) <= MTU);
 }
 
 #[test]
@@ -166,7 +180,7 @@ fn a_recycled_connection_starts_afresh() {
     near.send(|space| (space.len(), ())).unwrap();
     client.recycle(near);
     let mut wire = Wire::new();
-    let mut again = client.connect(Instant::ZERO, 0, tuple(true), 5);
+    let mut again = client.connect(Instant::ZERO, tuple(true), &open(5));
     assert_eq!((again.send_queue(), again.recv_queue(), again.state()), (0, 0, State::SynSent));
     client.emit(Instant::ZERO, &mut again, 4, &mut wire);
     assert_eq!(segment(&wire.one().1).seq, 5);

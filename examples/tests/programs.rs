@@ -1,0 +1,154 @@
+//! Every example, against the kernel.
+
+#![forbid(unsafe_code)]
+
+mod lab;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+
+use lab::{Lab, text};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+const ECHO: &str = env!("CARGO_BIN_EXE_echo_server");
+const HTTP: &str = env!("CARGO_BIN_EXE_http_client");
+const TLS: &str = env!("CARGO_BIN_EXE_tls_client");
+const AXUM: &str = env!("CARGO_BIN_EXE_axum_server");
+
+fn labs() -> impl Iterator<Item = Lab> {
+    [Lab::packet(), Lab::tap()].into_iter().chain(Lab::vlan())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn echo_server() {
+    for lab in labs() {
+        let _server = lab.serve(ECHO);
+        let sent: Vec<u8> = (0..1_000_000u32).map(|n| (n ^ (n >> 8)) as u8).collect();
+        let mut stream = lab.at_peer(|| TcpStream::connect("10.7.0.2:7")).unwrap();
+        let mut received = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (&stream).write_all(&sent).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+            });
+            // It closes when the last clone of its stream is dropped, at the end of the copy.
+            (&stream).read_to_end(&mut received).unwrap();
+        });
+        assert!(received == sent, "{} bytes came back", received.len());
+        stream.flush().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn http_client() {
+    for lab in labs() {
+        let (listener, address) = lab.listen();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.extend(byte);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nkernel").unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        let mut command = lab.example(HTTP);
+        command.arg(format!("http://{address}/path?query"));
+        let output = lab.at_ours(|| command.output()).unwrap();
+        assert_eq!(text(HTTP, &output), "kernel");
+        let request = server.join().unwrap().to_ascii_lowercase();
+        assert!(request.starts_with("get /path?query http/1.1\r\n"), "{request}");
+        assert!(request.contains(&format!("host: {address}\r\n")), "{request}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn tls_client() {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["www.test".to_owned()]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    fs::write(&ca, cert.pem()).unwrap();
+    let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key.into())
+        .unwrap();
+    let config = Arc::new(config);
+    for lab in labs() {
+        for (name, trusted) in [("www.test", true), ("other.test", false)] {
+            let (listener, address) = lab.listen();
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let server = thread::spawn(move || {
+                let mut stream = StreamOwned::new(connection, listener.accept().unwrap().0);
+                let mut request = String::new();
+                if stream.read_to_string(&mut request).is_ok() {
+                    stream.write_all(request.to_uppercase().as_bytes()).unwrap();
+                    stream.conn.send_close_notify();
+                    stream.flush().unwrap();
+                }
+                request
+            });
+            let mut command = lab.example(TLS);
+            command.arg("--ca").arg(&ca).args(["--name", name]).arg(address.to_string());
+            let mut client = lab.at_ours(|| command.spawn()).unwrap();
+            // A client that does not trust the server has ended already.
+            let written = client.stdin.take().unwrap().write_all(b"under the kernel");
+            assert!(written.is_ok() || !trusted);
+            let output = client.wait_with_output().unwrap();
+            if trusted {
+                assert_eq!(text(TLS, &output), "UNDER THE KERNEL");
+            } else {
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert!(!output.status.success() && stderr.contains("certificate"), "{stderr}");
+            }
+            assert_eq!(server.join().unwrap().is_empty(), !trusted);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn axum_server() {
+    for lab in labs() {
+        let mut server = lab.serve(AXUM);
+        let hello = lab.peer_ok("curl", &["-sS", "http://10.7.0.2/hello/you"]);
+        assert_eq!(hello, "Hello you at 10.7.0.1!\n");
+        let length =
+            lab.peer_ok("curl", &["-sS", "--data", &"x".repeat(100_000), "http://10.7.0.2/length"]);
+        assert_eq!(length, "100000");
+        let pid = server.0.id().to_string();
+        lab.peer_ok("kill", &["-INT", &pid]);
+        assert!(server.0.wait().unwrap().success(), "Ctrl-C ends it cleanly");
+    }
+}
+
+/// The kernel's VLAN interface reaches the stack, and the link without a VLAN does not.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_vlan_of_the_kernel() {
+    let Some(lab) = Lab::vlan() else { return };
+    let _server = lab.serve(AXUM);
+    let ping = lab.peer_ok("ping", &["-c", "3", "-i", "0.1", "-s", "1400", "10.7.0.2"]);
+    assert!(ping.contains(" 0% packet loss"), "{ping}");
+    // More than an MTU both ways, with the kernel's offloads.
+    let body = "x".repeat(120_000);
+    let length = lab.peer_ok("curl", &["-sS", "--data", &body, "http://10.7.0.2/length"]);
+    assert_eq!(length, "120000");
+    lab.move_peer_off_the_vlan();
+    let output = lab.at_peer(|| {
+        Command::new("ping").args(["-c", "2", "-i", "0.2", "-W", "1", "10.7.0.2"]).output()
+    });
+    assert!(!output.unwrap().status.success(), "untagged frames are not for us");
+}
