@@ -99,13 +99,13 @@ impl Lab {
     }
 
     /// Starts a command at the end of ours.
-    pub(crate) fn spawn_ours(&self, mut command: Command) -> Process {
-        Process::new(self.ours.run(|| command.spawn()).unwrap())
+    pub(crate) fn spawn_ours(&self, command: Command) -> Process {
+        Process::start(&self.ours, command)
     }
 
     /// Starts a program at the kernel's end.
-    pub(crate) fn spawn_peer(&self, mut command: Command) -> Process {
-        Process::new(self.kernel().run(|| command.spawn()).unwrap())
+    pub(crate) fn spawn_peer(&self, command: Command) -> Process {
+        Process::start(self.kernel(), command)
     }
 
     /// Runs the attached command to its end.
@@ -165,8 +165,8 @@ impl Lab {
     }
 
     /// Starts a program at the kernel's end that listens at `addr`, and waits until it does.
-    pub(crate) fn peer_server(&self, mut command: Command, addr: SocketAddr) -> Process {
-        let process = Process::new(self.kernel().run(|| command.spawn()).unwrap());
+    pub(crate) fn peer_server(&self, command: Command, addr: SocketAddr) -> Process {
+        let process = Process::start(self.kernel(), command);
         let start = Instant::now();
         while self.connect(addr).is_err() {
             assert!(start.elapsed() < PATIENCE, "nobody listens at {addr}");
@@ -177,12 +177,12 @@ impl Lab {
 
     /// Starts a command at the end of ours.
     pub(crate) fn start_ours(&self, mut command: Command) -> Process {
-        Process(self.ours.run(|| command.spawn()).unwrap())
+        Process::start(&self.ours, command)
     }
 
     /// Starts a command at the kernel's end.
     pub(crate) fn start_peer(&self, mut command: Command) -> Process {
-        Process(self.kernel().run(|| command.spawn()).unwrap())
+        Process::start(self.kernel(), command)
     }
 
     /// Connects from the kernel's end.
@@ -256,17 +256,17 @@ impl Process {
 impl Process {
     /// The end of its standard input that is ours, once.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
-        self.0.stdin.take().unwrap()
+        self.child.stdin.take().unwrap()
     }
 
     /// The next bytes of its standard output.
     pub(crate) fn read_stdout(&mut self, bytes: &mut [u8]) {
-        self.0.stdout.as_mut().unwrap().read_exact(bytes).unwrap();
+        self.child.stdout.as_mut().unwrap().read_exact(bytes).unwrap();
     }
 
     /// Waits until it has written a line with this text to standard error.
     pub(crate) fn wait_for(&mut self, text: &str) {
-        let stderr = self.0.stderr.as_mut().unwrap();
+        let stderr = self.child.stderr.as_mut().unwrap();
         // Byte by byte: nothing after the line is taken.
         let mut stderr = BufReader::with_capacity(1, stderr);
         let mut line = String::new();
