@@ -60,7 +60,7 @@ fn a_router_gives_an_address(lab: &Lab) {
 fn nobody_answers(lab: &Lab) {
     let mut command = lab.unaddressed(&["ping", "--dhcp", "10.7.0.1"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut ping = lab.spawn_ours(command);
+    let mut ping = lab.start_ours(command);
     thread::sleep(Duration::from_millis(800));
     let start = Instant::now();
     ping.interrupt();
@@ -86,7 +86,7 @@ fn dnsmasq(lab: &Lab) -> Process {
         .arg(format!("--log-facility={}", path("dnsmasq.log")))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let process = lab.spawn_peer(command);
+    let process = lab.start_peer(command);
     let start = Instant::now();
     let started =
         || fs::read_to_string(dir.join("dnsmasq.log")).is_ok_and(|l| l.contains("started"));

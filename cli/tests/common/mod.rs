@@ -98,16 +98,6 @@ impl Lab {
         if self.peer.is_some() { "veth1" } else { "tap0" }
     }
 
-    /// Starts a command at the end of ours.
-    pub(crate) fn spawn_ours(&self, command: Command) -> Process {
-        Process::start(&self.ours, command)
-    }
-
-    /// Starts a program at the kernel's end.
-    pub(crate) fn spawn_peer(&self, command: Command) -> Process {
-        Process::start(self.kernel(), command)
-    }
-
     /// Runs the attached command to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         finish(&self.ours, self.underpass(arguments))
@@ -150,7 +140,7 @@ impl Lab {
 
     fn wait_listening(&self, arguments: &[&str], mut command: Command) -> Process {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut server = self.spawn_ours(command);
+        let mut server = self.start_ours(command);
         let mut line = String::new();
         // Byte by byte: nothing after the line is taken.
         let stdout = server.child.stdout.as_mut().unwrap();
@@ -176,12 +166,12 @@ impl Lab {
     }
 
     /// Starts a command at the end of ours.
-    pub(crate) fn start_ours(&self, mut command: Command) -> Process {
+    pub(crate) fn start_ours(&self, command: Command) -> Process {
         Process::start(&self.ours, command)
     }
 
     /// Starts a command at the kernel's end.
-    pub(crate) fn start_peer(&self, mut command: Command) -> Process {
+    pub(crate) fn start_peer(&self, command: Command) -> Process {
         Process::start(self.kernel(), command)
     }
 
