@@ -4,13 +4,17 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
+use tokio::time::timeout;
 use underpass::devices::Pcap;
-use underpass::{DnsConfig, Hosts, Interface, Stack};
+use underpass::{Address, DnsConfig, Hosts, Interface, Origin, Stack};
 use underpass_drivers::{AnyDevice, Spec};
+
+/// How long the network may take to give addresses.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A device, and what the stack is called on its link.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,8 +24,14 @@ pub(crate) struct Attachment {
     #[arg(long, value_name = "SPEC")]
     pub(crate) device: Spec,
     /// Address and prefix length of this stack on the link; repeat it for several
-    #[arg(long, value_name = "CIDR", required = true)]
-    pub(crate) addr: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR", required_unless_present_any = ["dhcp", "slaac"])]
+    addr: Vec<IpNet>,
+    /// Get an IPv4 address, routes and DNS servers from a DHCP server, and give them back at the end
+    #[arg(long)]
+    dhcp: bool,
+    /// Take IPv6 addresses, routes and DNS servers from what routers advertise
+    #[arg(long)]
+    slaac: bool,
     /// Router to everything beyond the link; at most one per IP version
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
@@ -48,7 +58,7 @@ impl Attachment {
 
     /// The same with several shards, each on a queue of the device and a thread of its own.
     pub(crate) fn stack_of(&self, shards: usize) -> Result<Stack> {
-        let mut builder = Stack::builder();
+        let mut builder = Stack::builder().dhcp(self.dhcp).slaac(self.slaac);
         for addr in &self.addr {
             builder = builder.address(*addr);
         }
@@ -87,6 +97,26 @@ impl Attachment {
         capture.with_context(|| format!("--pcap {}", path.display()))
     }
 
+    /// Waits for the addresses that the network is to give.
+    pub(crate) async fn configured(&self, stack: &Stack) -> Result<()> {
+        for (wanted, origin, giver) in
+            [(self.dhcp, Origin::Dhcp, "DHCP server"), (self.slaac, Origin::Router, "IPv6 router")]
+        {
+            let usable = |a: &Address| a.origin == origin && a.is_usable();
+            let given = stack.wait_addresses(|all| !wanted || all.iter().any(usable));
+            match timeout(PATIENCE, given).await {
+                Ok(result) => result.with_context(|| format!("waiting for a {giver}"))?,
+                Err(_) => bail!(
+                    "no {giver} has given an address on {} within {} seconds; check that there is \
+                     one on that link, or use --addr",
+                    self.device,
+                    PATIENCE.as_secs()
+                ),
+            }
+        }
+        Ok(())
+    }
+
     /// Fails, with the remedy, if `host` is an address to which there is no way.
     pub(crate) fn check_host(&self, host: &str) -> Result<()> {
         host.parse().map_or(Ok(()), |ip| self.check_route(ip))
@@ -104,6 +134,9 @@ impl Attachment {
     }
 
     fn check_route(&self, ip: IpAddr) -> Result<()> {
+        if self.dhcp || self.slaac {
+            return Ok(());
+        }
         let mut same = self.addr.iter().filter(|a| a.addr().is_ipv4() == ip.is_ipv4()).peekable();
         if same.peek().is_none() {
             bail!("no way to {ip}: this stack has no address of that IP version; add --addr");

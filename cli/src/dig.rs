@@ -34,14 +34,21 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
     let interrupted = interrupted()?;
     let stack = attachment.stack()?;
     let resolver = stack.resolver();
-    let start = Instant::now();
+    let answer = async {
+        attachment.configured(&stack).await?;
+        let start = Instant::now();
+        match resolver.lookup(&question.name, question.kind).await {
+            Ok(answer) => Ok((answer, start)),
+            Err(error) => Err(with_remedy(error.into())),
+        }
+    };
     let result = tokio::select! {
-        answer = resolver.lookup(&question.name, question.kind) => match answer {
-            Ok(answer) => {
+        answer = answer => match answer {
+            Ok((answer, start)) => {
                 print(&question, &answer, start.elapsed(), json);
                 Ok(ExitCode::SUCCESS)
             }
-            Err(error) => Err(with_remedy(error.into())),
+            Err(error) => Err(error),
         },
         () = interrupted => Ok(ExitCode::from(130)),
     };

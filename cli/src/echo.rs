@@ -47,15 +47,16 @@ pub(crate) async fn echo(stream: impl AsyncRead + AsyncWrite) -> io::Result<()> 
 }
 
 async fn serve(args: &Args, stack: &Stack, json: bool) -> Result<()> {
+    args.attachment.configured(stack).await?;
     if args.udp {
         let addr = SocketAddr::from((Ipv6Addr::UNSPECIFIED, args.port));
         let socket = UdpSocket::bind(stack, addr)
             .with_context(|| format!("binding UDP port {}", args.port))?;
-        announce(&args.attachment, args.port, "udp", json);
+        announce(&args.attachment, stack, args.port, "udp", json);
         return echo_datagrams(socket).await.context("receiving");
     }
     let listener = listen(stack, args.port)?;
-    announce(&args.attachment, args.port, "tcp", json);
+    announce(&args.attachment, stack, args.port, "tcp", json);
     // They end with this function.
     let mut connections = JoinSet::new();
     loop {

@@ -48,6 +48,7 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
 }
 
 async fn fetch(args: &Args, stack: &Stack, json: bool) -> Result<()> {
+    args.attachment.configured(stack).await?;
     let start = Instant::now();
     let stream = host::connect(stack, &args.url.host, args.url.port).await?;
     let connected = start.elapsed();

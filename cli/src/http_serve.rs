@@ -37,10 +37,14 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
     let interrupted = interrupted()?;
     let stack = args.attachment.stack_of(usize::from(args.shards))?;
     let listener = listen(&stack, args.port)?;
-    announce(&args.attachment, args.port, "http", json);
+    tokio::pin!(interrupted);
+    tokio::select! {
+        () = &mut interrupted => return Ok(ExitCode::SUCCESS),
+        result = args.attachment.configured(&stack) => result?,
+    }
+    announce(&args.attachment, &stack, args.port, "http", json);
 
     let connections = GracefulShutdown::new();
-    tokio::pin!(interrupted);
     loop {
         let stream = tokio::select! {
             () = &mut interrupted => break,

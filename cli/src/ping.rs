@@ -63,7 +63,7 @@ async fn ping(
     let socket = Ping::new(stack).context("opening an ICMP echo socket")?;
     let mut session = Session::new(args, address, json);
     let result = tokio::select! {
-        result = session.run(&socket) => result,
+        result = session.run(&stack, &socket) => result,
         () = interrupted => Ok(()),
     };
     session.summarize();
@@ -105,7 +105,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn run(&mut self, socket: &Ping) -> Result<()> {
+    async fn run(&mut self, stack: &Stack, socket: &Ping) -> Result<()> {
+        self.args.attachment.configured(stack).await?;
+        self.start = Instant::now();
         let payload: Vec<u8> = (0..self.args.size).map(|i| i as u8).collect();
         let mut next = Instant::now();
         while self.args.count.is_none_or(|count| self.sent < count) {

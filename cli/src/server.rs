@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use underpass::{Stack, Stats, TcpListener, TcpStream};
+use underpass::{Origin, Stack, Stats, TcpListener, TcpStream};
 
 use crate::attach::Attachment;
 
@@ -40,13 +40,24 @@ pub(crate) async fn accept(listener: &TcpListener) -> Result<TcpStream> {
 }
 
 /// Tells, on one line, that a server is up.
-pub(crate) fn announce(attachment: &Attachment, port: u16, scheme: &str, json: bool) {
+pub(crate) fn announce(
+    attachment: &Attachment,
+    stack: &Stack,
+    port: u16,
+    scheme: &str,
+    json: bool,
+) {
     let url = |ip: IpAddr| match (scheme, port, ip) {
         ("http", 80, IpAddr::V6(ip)) => format!("http://[{ip}]/"),
         ("http", 80, IpAddr::V4(ip)) => format!("http://{ip}/"),
         _ => format!("{scheme}://{}/", SocketAddr::new(ip, port)),
     };
-    let urls: Vec<String> = attachment.addr.iter().map(|net| url(net.addr())).collect();
+    let urls: Vec<String> = stack
+        .addresses()
+        .iter()
+        .filter(|address| address.origin != Origin::LinkLocal)
+        .map(|address| url(address.net.addr()))
+        .collect();
     let device = attachment.device.to_string();
     if json {
         println!("{}", json!({ "event": "listening", "urls": urls, "device": device }));

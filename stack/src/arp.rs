@@ -94,6 +94,17 @@ pub(crate) fn request(
     request.to(unicast.unwrap_or(MacAddr::BROADCAST))
 }
 
+/// Says whether the sender of an ARP packet has `address`, or is about to take it as we are (RFC 5227
+/// §2.1.1).
+pub(crate) fn claims(payload: &[u8], our_mac: MacAddr, address: Ipv4Addr) -> bool {
+    payload.first_chunk().and_then(Packet::parse).is_some_and(|packet| {
+        let probes = packet.operation == REQUEST
+            && packet.sender_ip.is_unspecified()
+            && packet.target_ip == address;
+        packet.sender_mac != our_mac && (packet.sender_ip == address || probes)
+    })
+}
+
 struct Packet {
     operation: u16,
     sender_mac: MacAddr,

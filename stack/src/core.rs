@@ -13,6 +13,7 @@ use underpass_devices::{
 
 use crate::checksum;
 use crate::config::Limits;
+use crate::dhcp;
 use crate::fragment::FragmentIds;
 use crate::handover::{Content, Siblings};
 use crate::icmp::{self, Echo, EchoKind, IcmpMessage, RateLimiter, Unreachable};
@@ -154,6 +155,7 @@ impl Core {
 
         self.tcp.advance(now);
         let woken = self.sleeps.turn(now, &mut self.wakes);
+        let first = self.is_first();
         let mut out = Out { now, net: &mut self.net, tx: &mut tx };
         out.poll_cutting();
         let tcp = &mut self.tcp;
@@ -162,6 +164,11 @@ impl Core {
                 tcp.on_unreachable(&segment.tuple.reversed());
             }
         });
+        if first {
+            out.poll_dhcp();
+            out.poll_slaac();
+            out.poll_groups();
+        }
         while let Some(dst) = self.pings.next_destination()
             && out.has_room(out.interface_to(dst).unwrap_or(0))
             && let Some(request) = self.pings.next_request()
@@ -173,6 +180,12 @@ impl Core {
         self.udp.emit(&mut out, &mut self.wakes);
         self.raw.emit(&mut out, &mut self.wakes);
         self.tcp.emit(now, &mut out, &mut self.wakes);
+        self.net.wake_watchers(&mut self.wakes);
+        if std::mem::take(&mut self.net.mtu_changed) {
+            for (interface, link) in self.net.links.iter().enumerate() {
+                self.tcp.set_mtu(interface, link.mtu.get());
+            }
+        }
         let drops = &mut self.net.stats.drops;
         self.reassembler.poll(now, |reason| drops.count(reason));
         drop((rx, tx));
@@ -219,7 +232,17 @@ impl Core {
             || self.pings.is_dirty()
             || self.raw.is_dirty()
             || self.sleeps.is_dirty()
-            || self.net.links.iter().any(|link| link.cutting.is_busy())
+            || self.net.links.iter().any(|link| link.is_due(self.now))
+    }
+
+    /// Gives back what was lent: addresses of DHCP servers. The messages leave with the next turn.
+    pub(crate) fn release(&mut self) {
+        self.net.release_leases(self.now);
+    }
+
+    /// Nothing is on its way out any more, not even a connection that is closing.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.tcp.is_empty() && self.net.is_quiet(self.now)
     }
 
     /// Ends everything, because the device is gone or the stack is.
@@ -273,7 +296,7 @@ impl Core {
         out.on_arp(arrival.interface, payload, !arrival.handed_over);
     }
 
-    fn on_ip(&mut self, bytes: &[u8], arrival: Arrival, tx: &mut [impl TxQueue]) {
+    fn on_ip(&mut self, bytes: &[u8], mut arrival: Arrival, tx: &mut [impl TxQueue]) {
         let packet = match Packet::parse(bytes) {
             Ok(packet) => packet,
             Err(reason) => return self.net.drop(reason),
@@ -287,18 +310,43 @@ impl Core {
             let answers = !arrival.handed_over;
             return out.on_ndp(arrival.interface, packet.bytes, arrival.src, answers);
         }
-        let routes = &self.net.routes;
-        if !routes.is_peer(packet.src) {
+        if packet.protocol == protocol::UDP
+            && packet.fragment.is_none()
+            && let Ok(datagram) = UdpDatagram::parse(packet)
+            && datagram.dst_port == dhcp::CLIENT_PORT
+        {
+            if self.is_for_first(&packet, arrival) {
+                return;
+            }
+            if self.net.links[arrival.interface].dhcp.is_some() {
+                let mut out = Out { now: self.now, net: &mut self.net, tx };
+                let result = check_datagram(&datagram, arrival.checksum)
+                    .and_then(|()| out.on_dhcp(arrival.interface, &datagram));
+                return result.unwrap_or_else(|reason| self.net.drop(reason));
+            }
+            // It may be for a socket of another shard.
+            arrival.handed_over = false;
+        }
+        if !self.net.routes.is_peer(packet.src) {
             return self.net.drop(DropReason::BadSource);
         }
-        let unicast = routes.is_own(packet.dst);
-        if !unicast && !packet.dst.is_multicast() && !routes.is_broadcast(packet.dst) {
+        let unicast = self.net.routes.is_own(packet.dst);
+        if packet.dst.is_multicast() && self.is_first() {
+            if !self.net.links[arrival.interface].groups.is_member(packet.dst) {
+                return self.net.drop(DropReason::NotJoined);
+            }
+            // It may be for a socket of another shard.
+            arrival.handed_over = false;
+        } else if packet.dst.is_multicast() && self.is_for_first(&packet, arrival) {
+            return;
+        }
+        if !unicast && !packet.dst.is_multicast() && !self.net.routes.is_broadcast(packet.dst) {
             return self.net.drop(DropReason::OtherHost);
         }
         if packet.fragment.is_none() {
             return self.on_packet(&packet, unicast, arrival, tx);
         }
-        if self.is_fragment_handed_over(&packet, arrival) {
+        if self.is_for_first(&packet, arrival) {
             return;
         }
         let whole = match self.reassembler.insert(self.now, &packet) {
@@ -334,7 +382,8 @@ impl Core {
                     self.tcp.on_segment(self.now, &segment, &mut out, &mut self.wakes)
                 }),
             protocol::UDP => self.on_udp(packet, arrival, tx),
-            protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, tx),
+            protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, arrival, tx),
+            protocol::IGMP if packet.src.is_ipv4() => out.on_igmp(arrival.interface, packet),
             _ if copied => Ok(()),
             _ => {
                 self.refuse(packet, arrival, Unreachable::Protocol, tx);
@@ -353,10 +402,7 @@ impl Core {
         tx: &mut [impl TxQueue],
     ) -> Result<(), DropReason> {
         let datagram = UdpDatagram::parse(*packet)?;
-        if !datagram.unsummed {
-            let len = datagram.data.len() + 8;
-            check_transport(packet, &packet.payload()[..len], arrival.checksum)?;
-        }
+        check_datagram(&datagram, arrival.checksum)?;
         let result = self.udp.on_datagram(&datagram, &mut self.wakes);
         if result == Err(DropReason::UdpClosedPort) {
             self.refuse(packet, arrival, Unreachable::Port, tx);
@@ -368,6 +414,7 @@ impl Core {
         &mut self,
         packet: &Packet<'_>,
         unicast: bool,
+        arrival: Arrival,
         tx: &mut [impl TxQueue],
     ) -> Result<(), DropReason> {
         match icmp::receive(packet)? {
@@ -390,7 +437,10 @@ impl Core {
                 self.pings.on_reply(echo.ident, reply, &mut self.wakes)
             }
             IcmpMessage::Error(error) => self.on_icmp_error(&error),
-            IcmpMessage::Other => Err(DropReason::IcmpIgnored),
+            IcmpMessage::Other => {
+                let mut out = Out { now: self.now, net: &mut self.net, tx };
+                out.on_mld(arrival.interface, packet)
+            }
         }
     }
 
@@ -435,6 +485,14 @@ fn checked_segment<'a>(
     let segment = TcpSegment::parse(*packet)?;
     check_transport(packet, packet.payload(), verdict)?;
     Ok(segment)
+}
+
+fn check_datagram(datagram: &UdpDatagram<'_>, verdict: RxChecksum) -> Result<(), DropReason> {
+    if datagram.unsummed {
+        return Ok(());
+    }
+    let len = datagram.data.len() + 8;
+    check_transport(&datagram.packet, &datagram.packet.payload()[..len], verdict)
 }
 
 fn check_transport(

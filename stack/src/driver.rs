@@ -9,9 +9,9 @@ use std::time::{Duration, Instant as Clock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use underpass_devices::{Device, Instant, Wake};
 
+use crate::core::Core;
 use crate::network::MAX_INTERFACES;
 use crate::shard::{Shard, Shared};
-use crate::tcp::{SmoltcpEngine, Tcp};
 
 /// How long connections that are closing may finish after the stack is dropped.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -25,11 +25,27 @@ pub(crate) fn run<D: Device>(
     stop: &AtomicBool,
     shards: &[Arc<Shared>],
 ) {
-    let stopping = || stop.load(Ordering::SeqCst);
-    let open = |tcp: &Tcp<_>| !tcp.is_empty();
+    let stopping = stopping(&shard, || stop.load(Ordering::SeqCst));
+    let open = |core: &Core| !core.is_finished();
     if let Err(error) = drive.until_closed(&mut shard, shards, stopping, open) {
         tracing::error!("the stack has stopped: {error}");
         shard.fail(&error);
+    }
+}
+
+/// Tells whether `shard` is to stop; when it is, the shard gives back what its stack was lent.
+pub(crate) fn stopping<D: Device, F: Fn() -> bool>(
+    shard: &Shard<D>,
+    is_over: F,
+) -> impl FnMut() -> bool + use<D, F> {
+    let shared = Arc::clone(shard.shared());
+    let mut released = false;
+    move || {
+        let stopping = is_over();
+        if stopping && !std::mem::replace(&mut released, true) {
+            shared.with(Core::release);
+        }
+        released
     }
 }
 
@@ -88,14 +104,14 @@ impl Drive {
         Ok(())
     }
 
-    /// Turns `shard` until `stopping`, and then until none of `shards` is `waiting` for connections,
-    /// or [`LINGER`] is over.
+    /// Turns `shard` until `stopping`, and then until none of `shards` is `waiting`, or [`LINGER`] is
+    /// over.
     pub(crate) fn until_closed<D: Device>(
         &mut self,
         shard: &mut Shard<D>,
         shards: &[Arc<Shared>],
-        stopping: impl Fn() -> bool,
-        waiting: impl Fn(&Tcp<SmoltcpEngine>) -> bool,
+        mut stopping: impl FnMut() -> bool,
+        waiting: impl Fn(&Core) -> bool,
     ) -> io::Result<()> {
         let mut limit = None;
         loop {
@@ -104,7 +120,7 @@ impl Drive {
             }
             if stopping() {
                 let limit = *limit.get_or_insert(self.now() + LINGER);
-                let waiting = |shard: &Arc<Shared>| shard.with(|core| waiting(&core.tcp));
+                let waiting = |shard: &Arc<Shared>| shard.with(|core| waiting(core));
                 if self.now() >= limit || !shards.iter().any(waiting) {
                     for shard in shards {
                         shard.ring();

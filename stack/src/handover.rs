@@ -110,6 +110,11 @@ impl Siblings {
         self.outboxes.len()
     }
 
+    /// This shard has what belongs to the stack as a whole.
+    pub(crate) fn is_first(&self) -> bool {
+        self.index == 0
+    }
+
     /// The shard that owns the flow between two ends.
     pub(crate) fn owner(&self, tuple: &Tuple) -> usize {
         self.steering.queue_of(tuple.local, tuple.remote)

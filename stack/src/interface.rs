@@ -3,12 +3,9 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv6Net};
 use underpass_devices::{Caps, Medium};
 
-use crate::network::check_address;
+use crate::network::{MIN_MTU, check_address};
 use crate::routes::{Address, Origin, Route, Routes, is_link_local, link_local};
 use crate::stack::BuildError;
-
-/// Smallest MTU IPv6 works over (RFC 8200 §5); also enough for every header we write.
-const MIN_MTU: usize = 1280;
 
 /// A device and what the stack is called on its link, for
 /// [`Builder::build_all`](crate::Builder::build_all).
@@ -25,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) gateways: Vec<IpAddr>,
     /// Network, gateway and metric.
     pub(crate) routes: Vec<(IpNet, Option<IpAddr>, u32)>,
+    pub(crate) dhcp: bool,
+    pub(crate) slaac: bool,
 }
 
 impl<D> Interface<D> {
@@ -59,6 +58,22 @@ impl<D> Interface<D> {
         self.config.routes.push((destination, gateway, metric));
         self
     }
+
+    /// Takes IPv6 addresses, routes, DNS servers and MTU from what routers advertise (RFC 4862).
+    /// Addresses are used once it is sure that nobody else has them.
+    #[must_use]
+    pub fn slaac(mut self, on: bool) -> Self {
+        self.config.slaac = on;
+        self
+    }
+
+    /// Asks a DHCP server for an IPv4 address, routes, DNS servers and MTU (RFC 2131), and gives the
+    /// address back when the stack ends.
+    #[must_use]
+    pub fn dhcp(mut self, on: bool) -> Self {
+        self.config.dhcp = on;
+        self
+    }
 }
 
 impl Config {
@@ -67,6 +82,8 @@ impl Config {
         self.addresses.splice(0..0, first.addresses);
         self.gateways.splice(0..0, first.gateways);
         self.routes.splice(0..0, first.routes);
+        self.dhcp |= first.dhcp;
+        self.slaac |= first.slaac;
     }
 
     /// Checks everything, and puts it into the table of all interfaces as number `interface`.
@@ -79,6 +96,9 @@ impl Config {
         if caps.mtu < MIN_MTU {
             return Err(BuildError::SmallMtu(caps.mtu));
         }
+        if (self.dhcp || self.slaac) && caps.medium != Medium::Ethernet {
+            return Err(BuildError::NoEthernet(interface));
+        }
         for net in &self.addresses {
             check_address(*net).map_err(|_| BuildError::BadAddress(*net))?;
             if routes.address(net.addr()).is_some() {
@@ -86,7 +106,8 @@ impl Config {
             }
             routes.set_address(Address::new(*net, interface, Origin::Static));
         }
-        let v6 = self.addresses.iter().any(|net| net.addr().is_ipv6());
+        // What configures itself makes one, and checks it first.
+        let v6 = !self.slaac && self.addresses.iter().any(|net| net.addr().is_ipv6());
         let own = link_local(caps.mac);
         if caps.medium == Medium::Ethernet && v6 && routes.address(own.into()).is_none() {
             let net = Ipv6Net::new_assert(own, 64).into();

@@ -13,15 +13,18 @@ use underpass_devices::{
 use self::cutting::Cutting;
 use crate::arp::{self, ArpEvent};
 use crate::checksum;
+use crate::dhcp;
 use crate::fragment;
+use crate::groups::Groups;
 use crate::ndp::{self, NdpEvent};
 use crate::neighbor::{NeighborConfig, NeighborEvent, NeighborTable, Pending, Solicit, Source};
-use crate::network::Network;
+use crate::network::{MIN_MTU, Network};
 use crate::output::{Outgoing, Output, Segment};
 use crate::packet::Packet;
 use crate::path_mtu;
 use crate::random::Random;
 use crate::routes::Way;
+use crate::slaac;
 use crate::stats::{DropReason, Stats};
 
 const ETHERNET_HEADER_LEN: usize = 14;
@@ -35,9 +38,32 @@ pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub(crate) struct Link {
     pub(crate) caps: Caps,
     pub(crate) neighbors: NeighborTable,
+    /// Largest IP packet, and what the network says of it beyond the device.
+    pub(crate) mtu: LinkMtu,
+    pub(crate) dhcp: Option<dhcp::Client>,
+    pub(crate) slaac: Option<slaac::Host>,
+    pub(crate) groups: Groups,
     /// What the device has counted, as of the last look.
     pub(crate) counters: Counters,
     pub(crate) cutting: Cutting,
+}
+
+/// The MTU of an interface: the smallest that anybody names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkMtu {
+    device: usize,
+    /// RFC 2132 §5.1.
+    pub(crate) dhcp: Option<usize>,
+    /// RFC 4861 §4.6.4.
+    pub(crate) router: Option<usize>,
+}
+
+impl LinkMtu {
+    pub(crate) fn get(&self) -> usize {
+        // Less than what every IPv6 link carries is a mistake or an attack.
+        let named = [self.dhcp, self.router].into_iter().flatten().filter(|mtu| *mtu >= MIN_MTU);
+        named.fold(self.device, usize::min)
+    }
 }
 
 /// Where a packet goes next.
@@ -60,6 +86,10 @@ impl Link {
         let config = NeighborConfig { max_entries: neighbors, ..NeighborConfig::default() };
         Self {
             neighbors: NeighborTable::new(config, random.bytes(), Instant::ZERO),
+            mtu: LinkMtu { device: caps.mtu, dhcp: None, router: None },
+            dhcp: None,
+            slaac: None,
+            groups: Groups::new(random.fork()),
             caps,
             counters: Counters::default(),
             cutting: Cutting::default(),
@@ -77,11 +107,18 @@ impl Link {
         stats.device += self.counters;
     }
 
+    /// Something is to be sent without waiting for anybody.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.cutting.is_busy()
+            || self.dhcp.as_ref().is_some_and(dhcp::Client::has_queued)
+            || self.groups.next_timer().is_some_and(|at| at <= now)
+    }
+
     /// The device takes a packet in one frame, and so does the path to its destination, which lets
     /// `path_mtu` bytes through.
     fn takes(&self, packet: &Outgoing, path_mtu: usize) -> bool {
         let longest = match packet.segment {
-            None => Some(self.caps.mtu.min(path_mtu)),
+            None => Some(self.mtu.get().min(path_mtu)),
             Some(cut) if !self.fits(cut) => None,
             Some(_) if packet.dst.is_ipv4() => self.caps.tx_segment_tcp4,
             Some(_) => self.caps.tx_segment_tcp6,
@@ -92,12 +129,17 @@ impl Link {
     /// The segments of a superframe are within the MTU. They were made for the interface that their
     /// connection began on; the route may have changed since.
     fn fits(&self, cut: Segment) -> bool {
-        usize::from(cut.size.get()) + usize::from(cut.header_len) <= self.caps.mtu
+        usize::from(cut.size.get()) + usize::from(cut.header_len) <= self.mtu.get()
     }
 
-    /// When [`Out::poll_neighbors`] has something to do.
+    /// When the neighbour table or what configures the interface has something to do.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.neighbors.next_timer()
+        let dhcp = self.dhcp.as_ref().and_then(dhcp::Client::next_timer);
+        let slaac = self.slaac.as_ref().and_then(slaac::Host::next_timer);
+        [self.neighbors.next_timer(), dhcp, slaac, self.groups.next_timer()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -106,7 +148,13 @@ impl<T: TxQueue> Out<'_, T> {
     /// it too, and answers and counts.
     pub(crate) fn on_arp(&mut self, interface: usize, payload: &[u8], answers: bool) {
         let routes = &self.net.routes;
-        let mac = self.net.links[interface].caps.mac;
+        let link = &mut self.net.links[interface];
+        let mac = link.caps.mac;
+        if let Some(client) = &mut link.dhcp
+            && let Some(address) = dhcp::claims(client, payload, mac)
+        {
+            client.on_conflict(self.now, address);
+        }
         match arp::receive(payload, mac, |ip| routes.is_own(ip.into())) {
             ArpEvent::Learn(ip, mac, source) => self.learn(interface, ip, mac, source),
             ArpEvent::Answer { reply, learn } => {
@@ -117,8 +165,13 @@ impl<T: TxQueue> Out<'_, T> {
                     self.learn(interface, ip, mac, source);
                 }
             }
+            ArpEvent::Conflict(address, _) => {
+                self.net.stats.address_conflicts += u64::from(answers);
+                if let Some(client) = &mut self.net.links[interface].dhcp {
+                    client.on_conflict(self.now, address);
+                }
+            }
             _ if !answers => {}
-            ArpEvent::Conflict(..) => self.net.stats.address_conflicts += 1,
             ArpEvent::Own => self.net.drop(DropReason::BadSource),
             ArpEvent::Malformed => self.net.drop(DropReason::MalformedArp),
         }
@@ -133,6 +186,9 @@ impl<T: TxQueue> Out<'_, T> {
         link_src: MacAddr,
         answers: bool,
     ) {
+        if self.on_slaac(interface, packet, link_src) {
+            return;
+        }
         let routes = &self.net.routes;
         let link = &mut self.net.links[interface];
         match ndp::receive(packet, link_src, link.caps.mac, |ip| routes.is_own(ip.into())) {
@@ -177,7 +233,7 @@ impl<T: TxQueue> Out<'_, T> {
     }
 
     /// Takes in a neighbour's address, and sends what waited for it.
-    fn learn(&mut self, interface: usize, ip: IpAddr, mac: MacAddr, source: Source) {
+    pub(crate) fn learn(&mut self, interface: usize, ip: IpAddr, mac: MacAddr, source: Source) {
         let neighbors = &mut self.net.links[interface].neighbors;
         for Pending { packet, meta } in neighbors.learn(self.now, ip, mac, source) {
             let ether_type = ether_type_of(ip);
@@ -208,7 +264,7 @@ impl<T: TxQueue> Out<'_, T> {
     /// Where a packet to `dst` leaves, and to which station.
     fn resolve(&mut self, dst: IpAddr) -> Option<(usize, Hop)> {
         if let Some(mac) = group_mac(dst) {
-            return Some((self.net.routes.group_interface(dst)?, Hop::Known(mac)));
+            return Some((self.net.group_interface(dst)?, Hop::Known(mac)));
         }
         let Way { interface, hop } = self.net.way(dst)?;
         let broadcast = hop == dst && self.net.routes.is_broadcast(dst);
@@ -286,7 +342,7 @@ impl<T: TxQueue> Out<'_, T> {
         let checksum = packet.checksum.filter(|sum| sum.offset == TCP_CHECKSUM_AT)?;
         let tcp = whole.get(usize::from(checksum.start)..)?;
         let header_len = checksum.start + u16::from(tcp.get(12)? >> 4) * 4;
-        let room = self.net.links[interface].caps.mtu.saturating_sub(header_len.into());
+        let room = self.net.links[interface].mtu.get().saturating_sub(header_len.into());
         let room = NonZeroU16::new(u16::try_from(room).unwrap_or(u16::MAX))?;
         let size = packet.segment.map_or(room, |cut| cut.size.min(room));
         Some(segmentation(packet.dst, Segment { size, header_len }, 0))
@@ -296,7 +352,7 @@ impl<T: TxQueue> Out<'_, T> {
     /// to that already.
     fn fragments(&mut self, interface: usize, hop: Hop, dst: IpAddr, whole: &[u8]) {
         let ether_type = ether_type_of(dst);
-        let mtu = self.net.links[interface].caps.mtu.min(self.path_mtu(dst));
+        let mtu = self.net.links[interface].mtu.get().min(self.path_mtu(dst));
         if whole.len() <= mtu {
             let write = |slot: &mut [u8]| slot.copy_from_slice(whole);
             return self.piece(interface, hop, ether_type, whole.len(), write);
@@ -441,7 +497,7 @@ impl<T: TxQueue> Output for Out<'_, T> {
 }
 
 /// The station address of everybody, or of a multicast group (RFC 1112 §6.4, RFC 2464 §7).
-fn group_mac(dst: IpAddr) -> Option<MacAddr> {
+pub(crate) fn group_mac(dst: IpAddr) -> Option<MacAddr> {
     match dst {
         IpAddr::V4(v4) if v4.is_broadcast() => Some(MacAddr::BROADCAST),
         IpAddr::V4(v4) if v4.is_multicast() => {

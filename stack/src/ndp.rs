@@ -1,5 +1,6 @@
 //! Neighbour discovery for IPv6 (RFC 4861): solicitations and advertisements of neighbours, as
-//! whole IPv6 packets. Router messages and redirects are not taken.
+//! whole IPv6 packets. Router advertisements are in
+//! [`slaac`](crate::slaac); redirects are not taken.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -38,6 +39,7 @@ pub(crate) enum NdpEvent {
 }
 
 const ICMPV6: u8 = 58;
+const ROUTER_SOLICITATION: u8 = 133;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const SOURCE_LINK_ADDRESS: u8 = 1;
@@ -83,6 +85,46 @@ pub(crate) fn solicit(
     };
     let option = (SOURCE_LINK_ADDRESS, our_mac);
     NdpPacket { dst, packet: emit(our_ip, dst_ip, SOLICITATION, 0, target, option) }
+}
+
+/// The address whose owner an advertisement names, or that another station is about to take
+/// (RFC 4862 §5.4.3, §5.4.4). `None`: the packet is neither.
+pub(crate) fn claimed(packet: &[u8]) -> Option<Ipv6Addr> {
+    let message = Message::parse(packet)?;
+    let claims = match message.kind {
+        ADVERTISEMENT => true,
+        SOLICITATION => message.src.is_unspecified(),
+        _ => false,
+    };
+    claims.then_some(message.target)
+}
+
+/// Asks, as nobody, whether somebody has `target` (RFC 4862 §5.4.2): where to, and the packet.
+pub(crate) fn probe(target: Ipv6Addr) -> (MacAddr, [u8; 64]) {
+    let group = solicited_node(target);
+    let mut packet = [0; 64];
+    packet[40] = SOLICITATION;
+    packet[48..64].copy_from_slice(&target.octets());
+    finish(&mut packet, Ipv6Addr::UNSPECIFIED, group);
+    (multicast_mac(group), packet)
+}
+
+/// The group of all routers on a link (RFC 4291 §2.7.1).
+pub(crate) fn all_routers() -> Ipv6Addr {
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2)
+}
+
+/// Asks routers to advertise themselves (RFC 4861 §4.1): where to, and the packet. A station without
+/// an address yet does not tell its MAC.
+pub(crate) fn solicit_routers(our_mac: MacAddr, source: Ipv6Addr) -> (MacAddr, Vec<u8>) {
+    let mut packet = vec![0; 48];
+    packet[40] = ROUTER_SOLICITATION;
+    if !source.is_unspecified() {
+        packet.extend_from_slice(&[SOURCE_LINK_ADDRESS, 1]);
+        packet.extend_from_slice(&our_mac.0);
+    }
+    finish(&mut packet, source, all_routers());
+    (multicast_mac(all_routers()), packet)
 }
 
 /// The solicited-node group of an address, ff02::1:ffXX:XXXX (RFC 4291 §2.7.1).
@@ -144,6 +186,32 @@ fn advertised(message: &Message, is_ours: impl Fn(Ipv6Addr) -> bool) -> NdpEvent
     }
 }
 
+/// A message whose header is right.
+pub(crate) struct Checked<'a> {
+    pub(crate) src: Ipv6Addr,
+    dst: Ipv6Addr,
+    /// The ICMPv6 message, at least 4 bytes.
+    pub(crate) body: &'a [u8],
+}
+
+/// The checks common to all messages (RFC 4861 §6.1, §7.1).
+pub(crate) fn check(packet: &[u8]) -> Option<Checked<'_>> {
+    let (header, rest) = packet.split_first_chunk::<40>()?;
+    let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let (next_header, hop_limit) = (header[6], header[7]);
+    let body = rest.get(..length)?;
+    let src = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
+    let dst = Ipv6Addr::from(*header[24..].first_chunk::<16>()?);
+    if header[0] >> 4 != 6 || next_header != ICMPV6 || hop_limit != 255 || src.is_multicast() {
+        return None;
+    }
+    let (&[_, code, ..], _) = body.split_first_chunk::<4>()?;
+    if code != 0 || !checksum::verify_transport(src.into(), dst.into(), ICMPV6, body) {
+        return None;
+    }
+    Some(Checked { src, dst, body })
+}
+
 struct Message {
     src: Ipv6Addr,
     dst: Ipv6Addr,
@@ -157,19 +225,8 @@ struct Message {
 impl Message {
     /// The checks common to RFC 4861 §7.1.1 and §7.1.2. Of other messages only `kind` is read.
     fn parse(packet: &[u8]) -> Option<Self> {
-        let (header, rest) = packet.split_first_chunk::<40>()?;
-        let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        let (next_header, hop_limit) = (header[6], header[7]);
-        let body = rest.get(..length)?;
-        let src = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
-        let dst = Ipv6Addr::from(*header[24..].first_chunk::<16>()?);
-        if header[0] >> 4 != 6 || next_header != ICMPV6 || hop_limit != 255 || src.is_multicast() {
-            return None;
-        }
-        let (&[kind, code, ..], _) = body.split_first_chunk::<4>()?;
-        if code != 0 || !checksum::verify_transport(src.into(), dst.into(), ICMPV6, body) {
-            return None;
-        }
+        let Checked { src, dst, body } = check(packet)?;
+        let kind = *body.first()?;
         let mut message = Self {
             src,
             dst,
@@ -225,21 +282,27 @@ fn emit(
     (option, mac): (u8, MacAddr),
 ) -> [u8; NDP_PACKET_LEN] {
     let mut packet = [0; NDP_PACKET_LEN];
-    packet[0] = 0x60;
-    packet[5] = NDP_PACKET_LEN as u8 - 40;
-    packet[6] = ICMPV6;
-    packet[7] = 255;
-    packet[8..24].copy_from_slice(&src.octets());
-    packet[24..40].copy_from_slice(&dst.octets());
     packet[40] = kind;
     packet[44] = flags;
     packet[48..64].copy_from_slice(&target.octets());
     packet[64] = option;
     packet[65] = 1;
     packet[66..72].copy_from_slice(&mac.0);
+    finish(&mut packet, src, dst);
+    packet
+}
+
+/// Writes the IPv6 header and the checksum of a packet whose message is there.
+fn finish(packet: &mut [u8], src: Ipv6Addr, dst: Ipv6Addr) {
+    let len = packet.len() - 40;
+    packet[0] = 0x60;
+    packet[5] = len as u8;
+    packet[6] = ICMPV6;
+    packet[7] = 255;
+    packet[8..24].copy_from_slice(&src.octets());
+    packet[24..40].copy_from_slice(&dst.octets());
     let checksum = checksum::transport(src.into(), dst.into(), ICMPV6, &packet[40..]);
     packet[42..44].copy_from_slice(&checksum.to_be_bytes());
-    packet
 }
 
 #[cfg(test)]

@@ -320,6 +320,11 @@ impl NeighborTable {
         self.counters
     }
 
+    /// No packet waits for a neighbour to answer.
+    pub(crate) fn nobody_waits(&self) -> bool {
+        self.pending_bytes == 0
+    }
+
     /// True if the MAC address of `ip` is known or asked for.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         self.find(ip).is_some()

@@ -12,11 +12,13 @@ use underpass_devices::{Caps, Instant};
 
 use self::shared_routes::SharedRoutes;
 use crate::config::Limits;
+use crate::dhcp::Lease;
 use crate::fragment::FragmentIds;
 use crate::link::Link;
 use crate::path_mtu::PathMtus;
 use crate::random::Random;
 use crate::routes::{Routes, Way, is_link_local};
+use crate::slaac;
 use crate::stats::{DropReason, Stats};
 use crate::tcp::HashKey;
 use crate::wake::Waiters;
@@ -28,6 +30,9 @@ pub(crate) use shared_routes::share_routes;
 /// Interfaces of one stack; a shard lists their queues on its own stack, without an allocation.
 pub(crate) const MAX_INTERFACES: usize = 8;
 
+/// Smallest MTU IPv6 works over (RFC 8200 §5); also enough for every header we write.
+pub(crate) const MIN_MTU: usize = 1280;
+
 /// The network as one shard sees it.
 pub(crate) struct Network {
     /// One per interface, in the order of the builder. Never empty.
@@ -38,6 +43,10 @@ pub(crate) struct Network {
     pub(crate) path_mtus: PathMtus,
     /// Addresses or routes are not what they were when the watchers were last woken.
     changed: bool,
+    /// Counts changes of addresses and routes.
+    pub(crate) version: u64,
+    /// The MTU of an interface is not what it was.
+    pub(crate) mtu_changed: bool,
     /// Whoever waits for an address.
     pub(crate) watchers: Waiters,
     /// If there are several shards.
@@ -59,6 +68,8 @@ impl Network {
             fragment_ids: FragmentIds::new(random.bytes()),
             path_mtus: PathMtus::new(limits.path_mtus, HashKey(random.bytes())),
             changed: false,
+            version: 1,
+            mtu_changed: false,
             watchers: Waiters::default(),
             shared_routes: None,
         }
@@ -86,6 +97,31 @@ impl Network {
         stats
     }
 
+    /// DNS servers that the network names, those of the first interface first.
+    pub(crate) fn dns_servers(&self) -> Vec<IpAddr> {
+        let mut servers = Vec::new();
+        for link in &self.links {
+            let lease = link.dhcp.as_ref().and_then(|client| client.lease());
+            servers.extend(lease.iter().flat_map(|lease| &lease.dns_servers));
+            servers.extend(link.slaac.iter().flat_map(slaac::Host::dns_servers));
+        }
+        servers
+    }
+
+    /// Domains that the network names, to complete short names with.
+    pub(crate) fn search_domains(&self) -> Vec<String> {
+        self.leases().filter_map(|lease| lease.domain.clone()).collect()
+    }
+
+    /// Nothing waits for a neighbour, or for a message to be sent.
+    pub(crate) fn is_quiet(&self, now: Instant) -> bool {
+        self.links.iter().all(|link| link.neighbors.nobody_waits() && !link.is_due(now))
+    }
+
+    fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.links.iter().filter_map(|link| link.dhcp.as_ref()?.lease())
+    }
+
     /// The way of a packet to a single station. A link-local address does not say which link it is
     /// on: it is the one where that neighbour is known, else the first.
     pub(crate) fn way(&self, dst: IpAddr) -> Option<Way> {
@@ -100,7 +136,7 @@ impl Network {
     /// The interface that packets to `dst` leave by, whether it is a station or a group.
     pub(crate) fn interface_to(&self, dst: IpAddr) -> Option<usize> {
         if dst.is_multicast() || self.routes.is_broadcast(dst) {
-            return self.routes.group_interface(dst);
+            return self.group_interface(dst);
         }
         self.way(dst).map(|way| way.interface)
     }
@@ -108,7 +144,7 @@ impl Network {
     /// Longest IP packet that reaches `dst` in one piece, as far as is known.
     pub(crate) fn path_mtu(&self, now: Instant, dst: IpAddr) -> usize {
         let link = self.interface_to(dst).and_then(|interface| self.links.get(interface));
-        let link_mtu = link.map_or(usize::MAX, |link| link.caps.mtu);
+        let link_mtu = link.map_or(usize::MAX, |link| link.mtu.get());
         self.path_mtus.get(now, dst).min(link_mtu)
     }
 

@@ -16,6 +16,14 @@ impl Random {
         Ok(Self::Os)
     }
 
+    /// Another source of the same kind.
+    pub(crate) fn fork(&mut self) -> Self {
+        match self {
+            Self::Os => Self::Os,
+            Self::Seeded(_) => Self::Seeded(self.u64()),
+        }
+    }
+
     pub(crate) fn bytes(&mut self) -> [u8; 16] {
         (u128::from(self.u64()) << 64 | u128::from(self.u64())).to_be_bytes()
     }

@@ -37,6 +37,10 @@ drop_reasons! {
     MalformedArp => "malformed_arp",
     /// Neighbour discovery message that is not one (RFC 4861 §6.1, §7.1).
     MalformedNdp => "malformed_ndp",
+    /// DHCP message that is not one, or that gives no usable lease.
+    MalformedDhcp => "malformed_dhcp",
+    /// A DHCP message for another client or transaction, or one nobody waits for.
+    DhcpIgnored => "dhcp_ignored",
     /// IP header lengths contradict each other or the frame.
     MalformedIp => "malformed_ip",
     /// IPv4 header checksum is wrong.
@@ -46,6 +50,10 @@ drop_reasons! {
     BadSource => "bad_source",
     /// The destination is not an address of this stack.
     OtherHost => "other_host",
+    /// Sent to a multicast group that nobody here has joined.
+    NotJoined => "not_joined",
+    /// An IGMP message that is no query, or is malformed.
+    IgmpIgnored => "igmp_ignored",
     /// A transport protocol nobody here speaks.
     UnknownProtocol => "unknown_protocol",
     /// TCP header lengths contradict the packet, or a port is zero.

@@ -36,6 +36,8 @@ pub(crate) struct Udp {
 /// One UDP socket: a ring of datagrams each way, taken at bind.
 pub(crate) struct Socket {
     pub(crate) local: SocketAddr,
+    /// Multicast groups it has joined, with their interfaces.
+    pub(crate) groups: Vec<(IpAddr, usize)>,
     received: Ring,
     outgoing: Ring,
     /// Connected to.
@@ -117,6 +119,7 @@ impl Udp {
         };
         let id = self.sockets.insert(Socket {
             local: SocketAddr::new(local.ip(), port),
+            groups: Vec::new(),
             received: ring(),
             outgoing: ring(),
             peer: None,
@@ -385,6 +388,18 @@ impl Socket {
     }
 }
 
+/// A datagram as a complete IP packet, for those who send without a socket.
+pub(crate) fn to_packet(own: SocketAddr, peer: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let header_len = ip_header_len(own.ip());
+    let UdpOptions { hop_limit, traffic_class, dont_fragment, .. } = UdpOptions::default();
+    let ends = Ends { peer, own: own.ip(), hop_limit, traffic_class, dont_fragment };
+    let mut packet = vec![0; header_len + UDP_HEADER_LEN + data.len()];
+    fill_datagram(&mut packet, &ends, own.port(), data);
+    let field = PartialChecksum { start: header_len as u16, offset: 6 };
+    checksum::complete(&mut packet, field);
+    packet
+}
+
 impl Default for UdpOptions {
     fn default() -> Self {
         Self {
@@ -399,27 +414,31 @@ impl Default for UdpOptions {
 }
 
 fn write_datagram(ends: &Ends, port: u16, data: &[u8], out: &mut impl Output) {
-    let Ends { peer, own, hop_limit, traffic_class, dont_fragment } = *ends;
+    let Ends { peer, own, dont_fragment, .. } = *ends;
     let header_len = ip_header_len(own);
-    let udp_len = UDP_HEADER_LEN + data.len();
     let outgoing = Outgoing {
         dst: peer.ip(),
-        len: header_len + udp_len,
+        len: header_len + UDP_HEADER_LEN + data.len(),
         checksum: Some(PartialChecksum { start: header_len as u16, offset: 6 }),
         segment: None,
         dont_fragment,
     };
-    out.packet(outgoing, |packet| {
-        let (ip, udp) = packet.split_at_mut(header_len);
-        write_ip_header(ip, own, peer.ip(), protocol::UDP, udp_len, hop_limit);
-        if traffic_class != 0 || dont_fragment {
-            rewrite_ip_header(ip, traffic_class, dont_fragment);
-        }
-        udp[0..2].copy_from_slice(&port.to_be_bytes());
-        udp[2..4].copy_from_slice(&peer.port().to_be_bytes());
-        udp[4..6].copy_from_slice(&(udp_len as u16).to_be_bytes());
-        let partial = checksum::partial(own, peer.ip(), protocol::UDP, udp_len);
-        udp[6..8].copy_from_slice(&partial.to_be_bytes());
-        udp[UDP_HEADER_LEN..].copy_from_slice(data);
-    });
+    out.packet(outgoing, |packet| fill_datagram(packet, ends, port, data));
+}
+
+/// The checksum field holds the sum over the pseudo-header.
+fn fill_datagram(packet: &mut [u8], ends: &Ends, port: u16, data: &[u8]) {
+    let Ends { peer, own, hop_limit, traffic_class, dont_fragment } = *ends;
+    let udp_len = UDP_HEADER_LEN + data.len();
+    let (ip, udp) = packet.split_at_mut(ip_header_len(own));
+    write_ip_header(ip, own, peer.ip(), protocol::UDP, udp_len, hop_limit);
+    if traffic_class != 0 || dont_fragment {
+        rewrite_ip_header(ip, traffic_class, dont_fragment);
+    }
+    udp[0..2].copy_from_slice(&port.to_be_bytes());
+    udp[2..4].copy_from_slice(&peer.port().to_be_bytes());
+    udp[4..6].copy_from_slice(&(udp_len as u16).to_be_bytes());
+    let partial = checksum::partial(own, peer.ip(), protocol::UDP, udp_len);
+    udp[6..8].copy_from_slice(&partial.to_be_bytes());
+    udp[UDP_HEADER_LEN..].copy_from_slice(data);
 }

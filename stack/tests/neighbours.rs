@@ -58,11 +58,13 @@ impl World {
         Self { now: Instant::ZERO, stack, shard, wire: Wire(wire), our_mac }
     }
 
-    /// One turn; what it sent.
+    /// One turn; what it sent besides multicast listener reports (IPv6 with a hop-by-hop header).
     fn turn(&mut self) -> (Vec<Sent>, Option<Instant>) {
         let turn = self.shard.turn(self.now).unwrap();
         let frames = self.wire.recv();
-        let sent = frames.iter().map(|(frame, _)| sent(self.now, frame)).collect();
+        let is_report = |frame: &[u8]| wire::ether_type(frame) == IPV6 && frame[20] == 0;
+        let frames = frames.iter().filter(|(frame, _)| !is_report(frame));
+        let sent = frames.map(|(frame, _)| sent(self.now, frame)).collect();
         (sent, if turn.busy { Some(self.now) } else { turn.next })
     }
 

@@ -9,9 +9,9 @@ use crate::run::{is_root, run};
 
 /// Programs, and the Debian package that brings each.
 const PROGRAMS: [(&str, &str); 5] = [
+    ("curl", "curl"),
     ("dnsmasq", "dnsmasq-base"),
     ("nc", "netcat-openbsd"),
-    ("curl", "curl"),
     ("ping", "iputils-ping"),
     ("nginx", "nginx-light"),
 ];

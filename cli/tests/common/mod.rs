@@ -75,11 +75,27 @@ impl Lab {
 
     /// The command, attached to the link with both addresses.
     pub(crate) fn underpass(&self, arguments: &[&str]) -> Command {
+        let mut command = self.unaddressed(arguments);
+        command.args(["--addr", "10.7.0.2/24", "--addr", "fd07::2/64"]);
+        command
+    }
+
+    /// The command, attached to the link without an address.
+    pub(crate) fn unaddressed(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
         command.args(arguments).args(["--device", self.spec]);
-        command.args(["--addr", "10.7.0.2/24", "--addr", "fd07::2/64"]);
         command.current_dir(self.dir.path());
         command
+    }
+
+    /// Runs the command that is attached without an address to its end.
+    pub(crate) fn run_unaddressed(&self, arguments: &[&str]) -> Output {
+        finish(&self.ours, self.unaddressed(arguments))
+    }
+
+    /// The name of the kernel's interface.
+    pub(crate) fn peer_interface(&self) -> &'static str {
+        if self.peer.is_some() { "veth1" } else { "tap0" }
     }
 
     /// Runs the attached command to its end.
@@ -114,24 +130,33 @@ impl Lab {
 
     /// Starts a server of ours, and waits for its first line.
     pub(crate) fn serve(&self, arguments: &[&str]) -> Process {
-        let mut command = self.underpass(arguments);
+        self.wait_listening(arguments, self.underpass(arguments))
+    }
+
+    /// The same without an address.
+    pub(crate) fn serve_unaddressed(&self, arguments: &[&str]) -> Process {
+        self.wait_listening(arguments, self.unaddressed(arguments))
+    }
+
+    fn wait_listening(&self, arguments: &[&str], mut command: Command) -> Process {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut server = Process(self.ours.run(|| command.spawn()).unwrap());
+        let mut server = self.start_ours(command);
         let mut line = String::new();
         // Byte by byte: nothing after the line is taken.
-        let stdout = server.0.stdout.as_mut().unwrap();
+        let stdout = server.child.stdout.as_mut().unwrap();
         BufReader::with_capacity(1, stdout).read_line(&mut line).unwrap();
         if !line.starts_with("listening on ") {
             let mut stderr = String::new();
-            server.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+            server.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
             panic!("{arguments:?}: {line}{stderr}");
         }
+        server.first_line = line;
         server
     }
 
     /// Starts a program at the kernel's end that listens at `addr`, and waits until it does.
-    pub(crate) fn peer_server(&self, mut command: Command, addr: SocketAddr) -> Process {
-        let process = Process(self.kernel().run(|| command.spawn()).unwrap());
+    pub(crate) fn peer_server(&self, command: Command, addr: SocketAddr) -> Process {
+        let process = Process::start(self.kernel(), command);
         let start = Instant::now();
         while self.connect(addr).is_err() {
             assert!(start.elapsed() < PATIENCE, "nobody listens at {addr}");
@@ -141,13 +166,13 @@ impl Lab {
     }
 
     /// Starts a command at the end of ours.
-    pub(crate) fn start_ours(&self, mut command: Command) -> Process {
-        Process(self.ours.run(|| command.spawn()).unwrap())
+    pub(crate) fn start_ours(&self, command: Command) -> Process {
+        Process::start(&self.ours, command)
     }
 
     /// Starts a command at the kernel's end.
-    pub(crate) fn start_peer(&self, mut command: Command) -> Process {
-        Process(self.kernel().run(|| command.spawn()).unwrap())
+    pub(crate) fn start_peer(&self, command: Command) -> Process {
+        Process::start(self.kernel(), command)
     }
 
     /// Connects from the kernel's end.
@@ -178,31 +203,40 @@ impl Lab {
 }
 
 /// A process that is killed when the test is done with it.
-pub(crate) struct Process(Child);
+pub(crate) struct Process {
+    child: Child,
+    first_line: String,
+}
 
 impl Process {
     /// Starts a program in a namespace.
     pub(crate) fn start(namespace: &Namespace, mut command: Command) -> Self {
-        Self(namespace.run(|| command.spawn()).unwrap())
+        let child = namespace.run(|| command.spawn()).unwrap();
+        Self { child, first_line: String::new() }
+    }
+
+    /// What a server of ours told when it was up.
+    pub(crate) fn first_line(&self) -> &str {
+        &self.first_line
     }
 
     /// Sends SIGINT.
     pub(crate) fn interrupt(&self) {
-        kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
     }
 
     /// Waits for its end; returns how it ended and the rest of its output.
     pub(crate) fn wait(&mut self) -> (ExitStatus, String) {
         let start = Instant::now();
         let status = loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
+            if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
             assert!(start.elapsed() < PATIENCE, "the process does not end");
             thread::sleep(Duration::from_millis(10));
         };
         let mut text = String::new();
-        if let Some(stdout) = &mut self.0.stdout {
+        if let Some(stdout) = &mut self.child.stdout {
             stdout.read_to_string(&mut text).unwrap();
         }
         (status, text)
@@ -212,17 +246,17 @@ impl Process {
 impl Process {
     /// The end of its standard input that is ours, once.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
-        self.0.stdin.take().unwrap()
+        self.child.stdin.take().unwrap()
     }
 
     /// The next bytes of its standard output.
     pub(crate) fn read_stdout(&mut self, bytes: &mut [u8]) {
-        self.0.stdout.as_mut().unwrap().read_exact(bytes).unwrap();
+        self.child.stdout.as_mut().unwrap().read_exact(bytes).unwrap();
     }
 
     /// Waits until it has written a line with this text to standard error.
     pub(crate) fn wait_for(&mut self, text: &str) {
-        let stderr = self.0.stderr.as_mut().unwrap();
+        let stderr = self.child.stderr.as_mut().unwrap();
         // Byte by byte: nothing after the line is taken.
         let mut stderr = BufReader::with_capacity(1, stderr);
         let mut line = String::new();
@@ -235,7 +269,7 @@ impl Process {
     /// What an ended process wrote to standard error.
     pub(crate) fn stderr(&mut self) -> String {
         let mut text = String::new();
-        if let Some(stderr) = &mut self.0.stderr {
+        if let Some(stderr) = &mut self.child.stderr {
             stderr.read_to_string(&mut text).unwrap();
         }
         text
@@ -245,8 +279,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

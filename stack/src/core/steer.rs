@@ -43,12 +43,13 @@ impl Core {
         self.hand_over(to, Content::Ip, packet.bytes, arrival)
     }
 
-    /// Hands a fragment to the shard that puts fragments together. False: it is this one.
-    pub(super) fn is_fragment_handed_over(
-        &mut self,
-        packet: &Packet<'_>,
-        arrival: Arrival,
-    ) -> bool {
+    /// This shard has what belongs to the stack as a whole.
+    pub(super) fn is_first(&self) -> bool {
+        self.siblings.as_ref().is_none_or(Siblings::is_first)
+    }
+
+    /// Hands a packet to the first shard, if this is another one and the packet is not from there.
+    pub(super) fn is_for_first(&mut self, packet: &Packet<'_>, arrival: Arrival) -> bool {
         !arrival.handed_over && self.hand_over(FIRST, Content::Ip, packet.bytes, arrival)
     }
 

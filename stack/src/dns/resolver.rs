@@ -100,10 +100,12 @@ impl Resolver {
         Err(first.unwrap_or_else(|| DnsError::NoName(name.to_owned())))
     }
 
-    /// The servers that are asked, in this order but for the one that answered last.
+    /// The servers that are asked, in this order but for the one that answered last: those given to
+    /// the builder, else those that the network has named.
     pub fn servers(&self) -> Vec<SocketAddr> {
         let State { servers, config, .. } = self.state();
-        servers.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect()
+        let named = if servers.is_empty() { self.stack.dns_servers() } else { Vec::new() };
+        servers.iter().chain(&named).map(|ip| SocketAddr::new(*ip, config.port)).collect()
     }
 
     /// What it has done.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Network;
+use crate::link::LinkMtu;
 use crate::routes::{Address, Origin, Route, is_link_local};
 
 /// Addresses of one shard.
@@ -57,12 +58,12 @@ impl Network {
             return Err(AddressError::Full);
         }
         self.routes.set_address(address);
-        self.changed = true;
+        self.note_change();
         Ok(())
     }
 
     pub(crate) fn remove_address(&mut self, ip: IpAddr) -> Result<(), AddressError> {
-        self.changed = true;
+        self.note_change();
         if self.routes.remove_address(ip) { Ok(()) } else { Err(AddressError::NotThere) }
     }
 
@@ -86,19 +87,25 @@ impl Network {
             return Err(AddressError::Full);
         }
         self.routes.set_route(route);
-        self.changed = true;
+        self.note_change();
         Ok(())
     }
 
     pub(crate) fn remove_route(&mut self, route: &Route) -> Result<(), AddressError> {
-        self.changed = true;
+        self.note_change();
         if self.routes.remove_route(route) { Ok(()) } else { Err(AddressError::NotThere) }
     }
 
-    /// Some interface has an address that reaches beyond its link and may be used.
-    pub(crate) fn is_configured(&self) -> bool {
-        let beyond = |address: &Address| address.is_usable() && address.origin != Origin::LinkLocal;
-        self.routes.addresses().iter().any(beyond)
+    /// Sets what DHCP and routers say of an interface's MTU.
+    pub(crate) fn set_mtu(&mut self, interface: usize, set: impl FnOnce(&mut LinkMtu)) {
+        set(&mut self.links[interface].mtu);
+        self.mtu_changed = true;
+        self.note_change();
+    }
+
+    fn note_change(&mut self) {
+        self.changed = true;
+        self.version += 1;
     }
 
     fn check_interface(&self, interface: usize) -> Result<(), AddressError> {

@@ -1,10 +1,11 @@
-//! Addresses and routes of a stack with several shards. The first shard alone changes them; the
+//! Addresses, routes and MTUs of a stack with several shards. The first shard alone changes them; the
 //! others take over what it publishes before they do anything else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Network;
+use crate::link::LinkMtu;
 use crate::routes::Routes;
 
 /// One shard's hold on what the first shard has published.
@@ -17,7 +18,14 @@ pub(crate) struct SharedRoutes {
 #[derive(Default)]
 struct Published {
     version: AtomicU64,
-    routes: Mutex<Routes>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    routes: Routes,
+    /// By interface.
+    mtus: Vec<LinkMtu>,
 }
 
 /// Makes the networks of all shards of a stack follow the first one.
@@ -35,8 +43,9 @@ impl Network {
         let Some(shared) = &mut self.shared_routes else {
             return;
         };
-        let mut routes = shared.published.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        *routes = self.routes.clone();
+        let mut state = shared.published.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.routes = self.routes.clone();
+        state.mtus = self.links.iter().map(|link| link.mtu).collect();
         shared.seen = shared.published.version.fetch_add(1, Ordering::Release) + 1;
     }
 
@@ -48,8 +57,12 @@ impl Network {
         let version = shared.published.version.load(Ordering::Acquire);
         if version != shared.seen {
             shared.seen = version;
-            let routes = shared.published.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            self.routes = routes.clone();
+            let state = shared.published.state.lock().unwrap_or_else(PoisonError::into_inner);
+            self.routes = state.routes.clone();
+            for (link, mtu) in self.links.iter_mut().zip(&state.mtus) {
+                self.mtu_changed |= link.mtu.get() != mtu.get();
+                link.mtu = *mtu;
+            }
         }
     }
 }

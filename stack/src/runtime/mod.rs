@@ -23,9 +23,9 @@ use underpass_devices::Device;
 pub use self::local::{Local, SubmitError};
 pub(crate) use self::mailbox::Mailbox;
 use crate::Stack;
-use crate::driver::Drive;
+use crate::core::Core;
+use crate::driver::{Drive, stopping};
 use crate::shard::{Shard, Shared};
-use crate::tcp::Tcp;
 
 pub use async_executor::Task;
 
@@ -61,7 +61,7 @@ impl<D: Device> Shard<D> {
         let mut drive = Drive::new(self, Clock::now(), stack.busy_poll());
         let result = run_main(self, &mut drive, stack, main, || (), || true).and_then(|output| {
             let own = [Arc::clone(self.shared())];
-            drive.until_closed(self, &own, || true, Tcp::has_orphans)?;
+            drive.until_closed(self, &own, || true, |core| core.tcp.has_orphans())?;
             Ok(output)
         });
         result.inspect_err(|error| self.fail(error))
@@ -99,8 +99,9 @@ where
                 let done = || drop(leaving);
                 let result = run_main(&mut shard, &mut drive, stack, main, done, all_done)
                     .and_then(|output| {
-                        let open = |tcp: &Tcp<_>| !tcp.is_empty();
-                        drive.until_closed(&mut shard, stack.all_shards(), all_done, open)?;
+                        let open = |core: &Core| !core.is_finished();
+                        let stopping = stopping(&shard, all_done);
+                        drive.until_closed(&mut shard, stack.all_shards(), stopping, open)?;
                         Ok(output)
                     });
                 result.inspect_err(|error| shard.fail(error))

@@ -1,6 +1,7 @@
 //! The sockets: handles that lock their shard for the length of one call.
 
 mod mode;
+mod multicast;
 mod ping;
 mod raw;
 mod tcp_io;

@@ -297,7 +297,7 @@ impl UdpSocket {
         if !group {
             return net.source_for(peer.ip()).map(|(_, source)| source);
         }
-        let interface = net.routes.group_interface(peer.ip());
+        let interface = net.interface_to(peer.ip());
         let source = interface.and_then(|i| net.routes.source_on(i, peer.ip(), peer.ip()));
         source.ok_or_else(|| {
             io::Error::new(
@@ -408,13 +408,22 @@ impl UdpSocket {
         self.with(|core, id| core.udp.socket(id).options)
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut Core, u32) -> R) -> R {
+    pub(super) fn stack(&self) -> &Stack {
+        &self.0.stack
+    }
+
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut Core, u32) -> R) -> R {
         self.0.stack.shard_at(self.0.shard).with(|core| f(core, self.0.id))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stack.shard_at(self.shard).with(|core| core.udp.close(self.id));
+        let shard = self.stack.shard_at(self.shard);
+        let groups = shard.with(|core| std::mem::take(&mut core.udp.socket(self.id).groups));
+        for (group, interface) in groups {
+            self.stack.shard().with(|core| core.net.leave(core.now, group, interface));
+        }
+        shard.with(|core| core.udp.close(self.id));
     }
 }

@@ -12,7 +12,7 @@ use super::Stack;
 use crate::block::{Mode, wait};
 use crate::core::Core;
 use crate::network::AddressError;
-use crate::routes::{Address, Route};
+use crate::routes::{Address, Origin, Route};
 
 impl Stack {
     /// The stack's addresses as they are now, those made by itself included.
@@ -62,14 +62,47 @@ impl Stack {
 
     /// The same, for a future of one's own.
     pub fn poll_configured(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let beyond = |address: &Address| address.is_usable() && address.origin != Origin::LinkLocal;
+        self.poll_addresses(cx, |addresses| addresses.iter().any(beyond))
+    }
+
+    /// Waits until the stack's addresses are as `wanted` says.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub async fn wait_addresses(&self, wanted: impl Fn(&[Address]) -> bool) -> io::Result<()> {
+        poll_fn(|cx| self.poll_addresses(cx, &wanted)).await
+    }
+
+    fn poll_addresses(
+        &self,
+        cx: &mut Context<'_>,
+        wanted: impl Fn(&[Address]) -> bool,
+    ) -> Poll<io::Result<()>> {
         self.shard().with(|core| {
             core.check_running()?;
-            if core.net.is_configured() {
+            if wanted(core.net.routes.addresses()) {
                 return Poll::Ready(Ok(()));
             }
             core.net.watchers.add(cx.waker());
             Poll::Pending
         })
+    }
+
+    /// DNS servers that the network has named, those of the first interface first.
+    pub fn dns_servers(&self) -> Vec<IpAddr> {
+        self.shard().with(|core| core.net.dns_servers())
+    }
+
+    /// Domains that the network has named, to complete short names with.
+    pub fn search_domains(&self) -> Vec<String> {
+        self.shard().with(|core| core.net.search_domains())
+    }
+
+    /// Gives every DHCP address back and asks for none any more. A stack that ends does so by
+    /// itself, unless its shard is turned by the program.
+    pub fn release(&self) {
+        self.shard().with(Core::release);
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut Core) -> R) -> R {

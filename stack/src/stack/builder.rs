@@ -12,6 +12,7 @@ use super::{Inner, Stack};
 use crate::bell::Bell;
 use crate::config::Limits;
 use crate::core::Core;
+use crate::dhcp;
 use crate::dns::{self, DnsConfig};
 use crate::driver::{self, Drive};
 use crate::handover::siblings;
@@ -21,6 +22,7 @@ use crate::random::Random;
 use crate::routes::Routes;
 use crate::runtime::Mailbox;
 use crate::shard::Shard;
+use crate::slaac;
 
 /// Shards of one stack; the port table holds their numbers in bytes.
 const MAX_SHARDS: usize = 64;
@@ -42,7 +44,7 @@ pub struct Builder {
 #[non_exhaustive]
 pub enum BuildError {
     /// No address was given.
-    #[error("the stack has no address: give it one, such as 10.7.0.2/24")]
+    #[error("the stack has no address: give it one, such as 10.7.0.2/24, DHCP or SLAAC")]
     NoAddress,
     /// Multicast, unspecified, loopback, or the broadcast address of its own network.
     #[error("{0} is not an address a station can have")]
@@ -74,6 +76,9 @@ pub enum BuildError {
         /// How many it should bring: as many as the first one, at least 1 and at most 64.
         shards: usize,
     },
+    /// Automatic configuration of a device that carries bare IP packets.
+    #[error("DHCP and SLAAC on interface {0} need a device with Ethernet frames")]
+    NoEthernet(usize),
     /// A limit is zero or too large.
     #[error("the limit {0}")]
     BadLimit(&'static str),
@@ -95,6 +100,22 @@ impl Builder {
     #[must_use]
     pub fn gateway(mut self, gateway: IpAddr) -> Self {
         self.config.gateways.push(gateway);
+        self
+    }
+
+    /// Asks a DHCP server for an IPv4 address, routes, DNS servers and MTU (RFC 2131), and gives the
+    /// address back when the stack ends. [`Stack::configured`] waits for it.
+    #[must_use]
+    pub fn dhcp(mut self, on: bool) -> Self {
+        self.config.dhcp = on;
+        self
+    }
+
+    /// Takes IPv6 addresses, routes, DNS servers and MTU from what routers advertise (RFC 4862).
+    /// Addresses are used once it is sure that nobody else has them.
+    #[must_use]
+    pub fn slaac(mut self, on: bool) -> Self {
+        self.config.slaac = on;
         self
     }
 
@@ -197,6 +218,7 @@ impl Builder {
         let count = interfaces.first().map_or(0, |first| first.queues.len());
         let mut routes = Routes::default();
         let mut devices: Vec<Vec<D>> = (0..count).map(|_| Vec::new()).collect();
+        let mut automatic = Vec::new();
         for (n, interface) in interfaces.into_iter().enumerate() {
             let Interface { queues, config } = interface;
             if queues.len() != count || !(1..=MAX_SHARDS).contains(&count) {
@@ -206,11 +228,12 @@ impl Builder {
             if let Some(device) = queues.first() {
                 config.apply(n, device.caps(), &mut routes)?;
             }
+            automatic.push((config.dhcp, config.slaac));
             for (of_shard, device) in devices.iter_mut().zip(queues) {
                 of_shard.push(device);
             }
         }
-        if routes.addresses().is_empty() {
+        if routes.addresses().is_empty() && automatic.iter().all(|on| *on == (false, false)) {
             return Err(BuildError::NoAddress);
         }
         let mut random = match self.seed {
@@ -226,6 +249,14 @@ impl Builder {
                 Core::new(caps, routes.clone(), &self.limits, &mut random)
             })
             .collect();
+        // The first shard configures the interfaces of all.
+        for (link, (dhcp, slaac)) in
+            cores.iter_mut().flat_map(|core| &mut core.net.links).zip(automatic)
+        {
+            let mac = link.caps.mac;
+            link.dhcp = dhcp.then(|| dhcp::Client::new(mac, random.fork()));
+            link.slaac = slaac.then(|| slaac::Host::new(mac, random.fork()));
+        }
         let (mut ports, steering) = (None, steering(&devices, count));
         if count > 1 {
             let len = devices.iter().flatten().map(|d| d.caps().max_frame()).max().unwrap_or(0);

@@ -49,6 +49,9 @@ pub(crate) trait Engine {
     /// When `emit` has something to do if nothing else happens first; `None`: never.
     fn next_timer(&mut self, now: Instant, connection: &Self::Connection) -> Option<Instant>;
 
+    /// The largest packet of `interface` is this one now, not above what its device takes.
+    fn set_mtu(&mut self, interface: usize, mtu: usize);
+
     /// Takes back a connection that is over, to use its memory again.
     fn recycle(&mut self, connection: Self::Connection);
 }

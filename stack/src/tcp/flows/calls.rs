@@ -132,6 +132,11 @@ impl<E: Engine> Tcp<E> {
         self.mark_dirty(id);
     }
 
+    /// The largest packet of `interface` is this one now.
+    pub(crate) fn set_mtu(&mut self, interface: usize, mtu: usize) {
+        self.engine.set_mtu(interface, mtu);
+    }
+
     /// No connection is left, not even one that is closing.
     pub(crate) fn is_empty(&self) -> bool {
         self.flows.is_empty()

@@ -60,6 +60,7 @@ pub(crate) struct SmoltcpEngine {
 
 /// Both IP versions on one network interface.
 struct Families {
+    caps: Caps,
     v4: Family,
     v6: Family,
 }
@@ -74,7 +75,8 @@ impl Families {
                 frame.map_or(cut_by_us, |frame| frame.min(MAX_PACKET) - caps.header_len());
             Family::new(ip_header_len, caps.mtu, longest.max(caps.mtu))
         };
-        Self { v4: family(20, caps.tx_segment_tcp4), v6: family(40, caps.tx_segment_tcp6) }
+        let (v4, v6) = (family(20, caps.tx_segment_tcp4), family(40, caps.tx_segment_tcp6));
+        Self { caps: caps.clone(), v4, v6 }
     }
 }
 
@@ -215,6 +217,13 @@ impl Engine for SmoltcpEngine {
     fn next_timer(&mut self, now: Instant, connection: &SmoltcpConnection) -> Option<Instant> {
         let family = self.family(connection.interface, connection.tuple.remote.ip());
         path::next_poll(&mut family.interface, now, &connection.set)
+    }
+
+    fn set_mtu(&mut self, interface: usize, mtu: usize) {
+        let families = &mut self.families[interface];
+        if families.caps.mtu != mtu {
+            *families = Families::new(&Caps { mtu, ..families.caps.clone() });
+        }
     }
 
     fn recycle(&mut self, connection: SmoltcpConnection) {
