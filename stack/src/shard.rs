@@ -35,6 +35,10 @@ pub(crate) struct Shared {
 /// The owner sets `asleep`, then looks at `rung` and sleeps on the stream only if it is not set. A
 /// socket sets `rung`, then looks at `asleep`. All four are sequentially consistent, so at least one
 /// of them sees the other: no call is lost, and no system call is made while the owner is awake.
+///
+/// Every call of a socket writes here, so the bells of two shards must not share a cache line (nor a
+/// pair of lines, which some processors fetch together).
+#[repr(align(128))]
 pub(crate) struct Bell {
     rung: AtomicBool,
     asleep: AtomicBool,
