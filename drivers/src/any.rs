@@ -104,6 +104,10 @@ impl AnyDevice {
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
+    #[cfg_attr(
+        not(any(feature = "tap", feature = "packet")),
+        allow(unused_variables, reason = "a memory link is not opened")
+    )]
     pub fn open_queues(spec: &Spec, queues: usize) -> Result<Vec<Self>, OpenError> {
         match spec {
             #[cfg(feature = "tap")]

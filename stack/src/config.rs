@@ -49,6 +49,8 @@ pub struct Limits {
     pub errors_per_second: u32,
     /// Frames that may be on their way from one shard to another, for each pair.
     pub handed_over: usize,
+    /// Jobs that other shards have given to one and that it has not begun.
+    pub mailbox: usize,
 }
 
 impl Default for Limits {
@@ -76,6 +78,7 @@ impl Default for Limits {
             sleeps: 65_536,
             errors_per_second: 1000,
             handed_over: 512,
+            mailbox: 1024,
         }
     }
 }

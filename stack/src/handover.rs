@@ -10,10 +10,10 @@ use std::sync::Arc;
 use rtrb::{Consumer, Producer, RingBuffer};
 use underpass_devices::Steering;
 
+use crate::bell::Bell;
 use crate::core::Arrival;
 use crate::packet::Tuple;
 use crate::port_homes::PortHomes;
-use crate::shard::Bell;
 use crate::stats::DropReason;
 
 /// One shard's view of the others.

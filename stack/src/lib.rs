@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod arp;
+mod bell;
 mod block;
 mod checksum;
 mod config;
@@ -58,6 +59,7 @@ mod raw;
 mod reassembly;
 mod recent;
 mod routes;
+mod runtime;
 mod shard;
 mod sleep;
 mod socket;
@@ -79,6 +81,7 @@ pub use interface::Interface;
 pub use network::AddressError;
 pub use ping::EchoReply;
 pub use routes::{Address, AddressState, Origin, Route};
+pub use runtime::{Local, SubmitError, Task, run_per_core};
 pub use shard::Shard;
 pub use sleep::Sleep;
 pub use socket::{

@@ -1,14 +1,14 @@
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use underpass_devices::{Device, Instant, RxQueue, TxQueue};
 
+use crate::bell::Bell;
 use crate::core::{Core, Turn};
 use crate::handover::Siblings;
+use crate::runtime::Mailbox;
+use crate::stats::Stats;
 
 /// One queue pair of each interface and the part of the stack that runs on it.
 ///
@@ -28,27 +28,12 @@ pub struct Shard<D> {
 pub(crate) struct Shared {
     core: Mutex<Core>,
     bell: Arc<Bell>,
-}
-
-/// Calls the owner of a shard back from its sleep.
-///
-/// The owner sets `asleep`, then looks at `rung` and sleeps on the stream only if it is not set. A
-/// socket sets `rung`, then looks at `asleep`. All four are sequentially consistent, so at least one
-/// of them sees the other: no call is lost, and no system call is made while the owner is awake.
-///
-/// Every call of a socket writes here, so the bells of two shards must not share a cache line (nor a
-/// pair of lines, which some processors fetch together).
-#[repr(align(128))]
-pub(crate) struct Bell {
-    rung: AtomicBool,
-    asleep: AtomicBool,
-    sender: UnixStream,
-    receiver: UnixStream,
+    mailbox: Mailbox,
 }
 
 impl<D: Device> Shard<D> {
-    pub(crate) fn new(devices: Vec<D>, core: Core, bell: Arc<Bell>) -> Self {
-        let shared = Arc::new(Shared { core: Mutex::new(core), bell });
+    pub(crate) fn new(devices: Vec<D>, core: Core, bell: Arc<Bell>, mailbox: Mailbox) -> Self {
+        let shared = Arc::new(Shared { core: Mutex::new(core), bell, mailbox });
         Self { devices, shared, wakes: Vec::new() }
     }
 
@@ -132,6 +117,11 @@ impl Shared {
         result
     }
 
+    pub(crate) fn stats(&self) -> Stats {
+        let mailbox_full = self.mailbox.refused();
+        Stats { mailbox_full, ..self.with(|core| core.stats()) }
+    }
+
     /// Calls the shard's owner.
     pub(crate) fn ring(&self) {
         self.bell.ring();
@@ -141,55 +131,12 @@ impl Shared {
         &self.bell
     }
 
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic in a socket's closure leaves the core as consistent as a return would.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Bell {
-    pub(crate) fn new() -> io::Result<Self> {
-        let (sender, receiver) = UnixStream::pair()?;
-        sender.set_nonblocking(true)?;
-        receiver.set_nonblocking(true)?;
-        let [rung, asleep] = [false, false].map(AtomicBool::new);
-        Ok(Self { rung, asleep, sender, receiver })
-    }
-
-    /// Calls the owner.
-    pub(crate) fn ring(&self) {
-        self.rung.store(true, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) {
-            // A full pipe holds a call already.
-            let _ = (&self.sender).write(&[1]);
-        }
-    }
-
-    /// The owner comes to look. It sees whatever was done before the calls it answers.
-    fn answer(&self) {
-        self.rung.swap(false, Ordering::SeqCst);
-    }
-
-    /// Announces sleep. False: somebody called meanwhile.
-    pub(crate) fn fall_asleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        !self.is_rung()
-    }
-
-    pub(crate) fn wake_up(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
-        let mut calls = [0; 64];
-        while matches!((&self.receiver).read(&mut calls), Ok(n) if n > 0) {}
-    }
-
-    pub(crate) fn is_rung(&self) -> bool {
-        self.rung.load(Ordering::SeqCst)
-    }
-}
-
-/// Readable when somebody has called during sleep.
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.receiver.as_fd()
     }
 }

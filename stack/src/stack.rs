@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use underpass_devices::Steering;
 
@@ -39,6 +40,7 @@ struct Inner {
     /// The shard after the one that got the last socket.
     next: AtomicUsize,
     limits: Limits,
+    busy_poll: Duration,
     dns: dns::State,
     stop: Arc<AtomicBool>,
     drivers: Mutex<Vec<JoinHandle<()>>>,
@@ -66,7 +68,7 @@ impl Stack {
 
     /// The same, shard by shard.
     pub fn shard_stats(&self) -> Vec<Stats> {
-        self.inner.shards.iter().map(|shard| shard.with(|core| core.stats())).collect()
+        self.inner.shards.iter().map(|shard| shard.stats()).collect()
     }
 
     /// The number of shards.
@@ -83,6 +85,16 @@ impl Stack {
 
     pub(crate) fn dns(&self) -> &dns::State {
         &self.inner.dns
+    }
+
+    /// How long threads of its shards spin before they sleep.
+    pub(crate) fn busy_poll(&self) -> Duration {
+        self.inner.busy_poll
+    }
+
+    /// All shards, by number.
+    pub(crate) fn all_shards(&self) -> &[Arc<Shared>] {
+        &self.inner.shards
     }
 
     /// The first shard, which has what belongs to the stack as a whole: addresses, routes, pings, raw

@@ -165,6 +165,8 @@ pub struct Stats {
     pub tx_frames: u64,
     /// Frames given to another shard: it owns their flow, or every shard hears of them.
     pub handed_over: u64,
+    /// Times that a job for another shard found its mailbox full.
+    pub mailbox_full: u64,
     /// Connections opened by `connect`.
     pub tcp_active_opens: u64,
     /// Connections that reached ESTABLISHED through a listener.
@@ -200,6 +202,7 @@ impl AddAssign<&Self> for Stats {
             rx_frames,
             tx_frames,
             handed_over,
+            mailbox_full,
             tcp_active_opens,
             tcp_passive_opens,
             tcp_failures,
@@ -217,6 +220,7 @@ impl AddAssign<&Self> for Stats {
         *rx_frames += other.rx_frames;
         *tx_frames += other.tx_frames;
         *handed_over += other.handed_over;
+        *mailbox_full += other.mailbox_full;
         *tcp_active_opens += other.tcp_active_opens;
         *tcp_passive_opens += other.tcp_passive_opens;
         *tcp_failures += other.tcp_failures;

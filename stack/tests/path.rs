@@ -17,6 +17,10 @@ use wire::{ICMP, ICMPV6, IPV4, Received, TCP, Wire};
 const MACS: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])];
 const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
+/// Bits of a TCP header.
+const SYN: u8 = 2;
+const RST: u8 = 4;
+
 struct Station {
     stack: Stack,
     shard: Shard<MemoryDevice>,
@@ -67,7 +71,7 @@ impl Net {
 
     /// A millisecond of traffic.
     fn step(&mut self) {
-        self.now = self.now + Duration::from_millis(1);
+        self.now += Duration::from_millis(1);
         for n in [0, 1] {
             self.stations[n].shard.turn(self.now).unwrap();
             for received in self.stations[n].wire.recv() {
@@ -248,7 +252,7 @@ fn datagrams_are_cut_to_the_path() {
     assert_eq!(far.recv_from(&mut buffer).unwrap().0, 1252);
 
     // Ten minutes later it may be longer again.
-    net.now = net.now + Duration::from_secs(600);
+    net.now += Duration::from_secs(600);
     net.step();
     assert_eq!(near.path_mtu(to.ip()), 1500);
 }
@@ -296,8 +300,6 @@ fn a_reset_counts_only_where_it_is_expected() {
         let tcp = [remote, local, &seq, &rest].concat();
         wire::ip_frame((MACS[0], MACS[1]), (ip(1, false), ip(0, false)), TCP, &tcp)
     };
-    const RST: u8 = 4;
-    const SYN: u8 = 2;
     let acks = |net: &mut Net| {
         net.stations[0].shard.turn(net.now).unwrap();
         net.stations[0].wire.recv().iter().filter(|(frame, _)| frame[14 + 9] == TCP).count()
@@ -309,7 +311,7 @@ fn a_reset_counts_only_where_it_is_expected() {
     assert_eq!((acks(&mut net), net.drops(DropReason::TcpReset)), (1, 2));
     net.stations[0].wire.send(&segment(rcv_nxt.wrapping_add(2), RST));
     assert_eq!((acks(&mut net), net.drops(DropReason::RateLimited)), (0, 1));
-    net.now = net.now + Duration::from_millis(600);
+    net.now += Duration::from_millis(600);
     net.stations[0].wire.send(&segment(rcv_nxt.wrapping_add(5), SYN));
     assert_eq!((acks(&mut net), net.drops(DropReason::TcpSyn)), (1, 1));
     near.write_with(|space| {

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use underpass_devices::{Device, Steering};
 
 use super::{Inner, Stack};
+use crate::bell::Bell;
 use crate::config::Limits;
 use crate::core::Core;
 use crate::dns::{self, DnsConfig};
@@ -18,7 +19,8 @@ use crate::interface::{Config, Interface};
 use crate::network::{MAX_INTERFACES, share_routes};
 use crate::random::Random;
 use crate::routes::Routes;
-use crate::shard::{Bell, Shard};
+use crate::runtime::Mailbox;
+use crate::shard::Shard;
 
 /// Shards of one stack; the port table holds their numbers in bytes.
 const MAX_SHARDS: usize = 64;
@@ -155,15 +157,11 @@ impl Builder {
         let (stack, shards) = self.build_shards(interfaces)?;
         let clock = Clock::now();
         for (index, shard) in shards.into_iter().enumerate() {
-            let drive = Drive {
-                clock,
-                busy_poll,
-                stop: Arc::clone(&stack.inner.stop),
-                shards: stack.inner.shards.clone(),
-            };
+            let drive = Drive::new(&shard, clock, busy_poll);
+            let (stop, all) = (Arc::clone(&stack.inner.stop), stack.inner.shards.clone());
             let driver = thread::Builder::new()
                 .name(format!("underpass-{index}"))
-                .spawn(move || driver::run(shard, &drive))?;
+                .spawn(move || driver::run(shard, drive, &stop, &all))?;
             stack.inner.drivers.lock().unwrap_or_else(PoisonError::into_inner).push(driver);
         }
         Ok(stack)
@@ -240,14 +238,17 @@ impl Builder {
             share_routes(cores.iter_mut().map(|core| &mut core.net));
         }
         let parts = devices.into_iter().zip(cores).zip(bells);
-        let shards: Vec<_> =
-            parts.map(|((devices, core), bell)| Shard::new(devices, core, bell)).collect();
+        let mailbox = || Mailbox::new(self.limits.mailbox);
+        let shards: Vec<_> = parts
+            .map(|((devices, core), bell)| Shard::new(devices, core, bell, mailbox()))
+            .collect();
         let inner = Inner {
             shards: shards.iter().map(|shard| Arc::clone(shard.shared())).collect(),
             steering,
             ports,
             next: AtomicUsize::new(0),
             limits: self.limits,
+            busy_poll: self.busy_poll,
             dns: dns::State::new(self.dns_servers, self.dns, random),
             stop: Arc::default(),
             drivers: Mutex::default(),
@@ -264,15 +265,23 @@ fn steering<D: Device>(devices: &[Vec<D>], shards: usize) -> Steering {
 }
 
 fn check_limits(limits: &Limits) -> Result<(), BuildError> {
-    let Limits { flows, send_buffer, recv_buffer, udp_datagrams, neighbors, handed_over, .. } =
-        limits;
+    let Limits {
+        flows,
+        send_buffer,
+        recv_buffer,
+        udp_datagrams,
+        neighbors,
+        handed_over,
+        mailbox,
+        ..
+    } = limits;
     if *recv_buffer > 1 << 30 || *send_buffer > 1 << 30 {
         return Err(BuildError::BadLimit("of a TCP buffer is 1 GiB"));
     }
-    let all = [flows, send_buffer, recv_buffer, udp_datagrams, neighbors, handed_over];
+    let all = [flows, send_buffer, recv_buffer, udp_datagrams, neighbors, handed_over, mailbox];
     if all.into_iter().any(|limit| *limit == 0) {
         return Err(BuildError::BadLimit(
-            "on flows, buffers, datagrams, neighbours and frames handed over is at least 1",
+            "on flows, buffers, datagrams, neighbours, frames handed over and mailboxes is at least 1",
         ));
     }
     if *flows > u32::MAX as usize {

@@ -137,6 +137,11 @@ impl<E: Engine> Tcp<E> {
         self.flows.is_empty()
     }
 
+    /// A connection that nobody holds any more is still closing.
+    pub(crate) fn has_orphans(&self) -> bool {
+        self.flows.iter().any(|(_, flow)| flow.role == Role::Orphan)
+    }
+
     /// Ends every connection and wakes everybody, because the device is gone.
     pub(crate) fn stop(&mut self, wakes: &mut Vec<Waker>) {
         for listener in self.listeners.iter_mut() {
