@@ -10,7 +10,9 @@ use std::task::Wake;
 
 use self::calls::Calls;
 
-/// [`Calls`] with a descriptor to sleep on.
+/// [`Calls`] with a descriptor to sleep on. Every call of a socket writes here, so the bells of two
+/// shards must not share a cache line (nor a pair of lines, which some processors fetch together).
+#[repr(align(128))]
 pub(crate) struct Bell {
     calls: Calls,
     sender: UnixStream,
