@@ -20,26 +20,28 @@ fn sweep(seeds: std::ops::Range<u64>, scenario: impl Fn(u64)) {
     }
 }
 
-/// Both ends send `len` bytes at once, close, and are forgotten.
-fn both_ways(link: LinkConfig, limits: &Limits, to: &str, len: usize) {
+/// Both ends send `len` bytes at once, close, and are forgotten. True: without an error.
+fn both_ways(link: LinkConfig, limits: &Limits, to: &str, len: usize) -> bool {
     let mut world = World::new(link, limits);
     let seed = 7;
     let Ok((near, far, listener)) = world.connect(to) else {
-        return;
+        return false;
     };
-    {
+    let all_arrived = {
         let mut out = Flow::new(&near, &far, len, seed);
         let mut back = Flow::new(&far, &near, len / 2, seed + 1);
         world.run_until("transfer", Duration::from_secs(7200), || {
             let (a, b) = (out.pump(), back.pump());
             a && b
         });
-    }
+        out.error.is_none() && back.error.is_none()
+    };
     drop((near, far, listener));
     let (left, right) = (world.left.clone(), world.right.clone());
     world.run_until("both ends forget the connection", Duration::from_secs(600), || {
         left.stats().tcp_flows == 0 && right.stats().tcp_flows == 0
     });
+    all_arrived
 }
 
 fn link(seed: u64) -> LinkConfig {
@@ -56,8 +58,8 @@ fn small_buffers() -> Limits {
 #[test]
 fn clean_link() {
     for to in [RIGHT, RIGHT_V6] {
-        both_ways(link(1), &Limits::default(), to, 1_000_000);
-        both_ways(link(1), &small_buffers(), to, 300_000);
+        assert!(both_ways(link(1), &Limits::default(), to, 1_000_000));
+        assert!(both_ways(link(1), &small_buffers(), to, 300_000));
     }
 }
 
@@ -114,5 +116,13 @@ fn everything_at_once_behind_a_narrow_queue() {
             ..link(seed)
         };
         both_ways(link, &Limits::default(), RIGHT, 100_000);
+    });
+}
+
+#[test]
+fn both_ends_lose_segments_at_once_and_recover() {
+    sweep(0..200, |seed| {
+        let link = LinkConfig { loss: 0.03, reorder: 0.01, duplicate: 0.01, ..link(seed) };
+        assert!(both_ways(link, &Limits::default(), RIGHT, 40_000));
     });
 }

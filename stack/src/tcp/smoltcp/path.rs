@@ -13,7 +13,7 @@ use super::phy::{Headers, Nowhere, Phy, TxState};
 use super::{DEFAULT_MSS, MIN_MSS, TCP_HEADER_LEN, to_smol};
 use crate::output::Output;
 use crate::packet::{TcpSegment, protocol};
-use crate::tcp::engine::Emitted;
+use crate::tcp::engine::{Connection, Emitted};
 
 /// Until a connection that says it is due and then sends nothing is asked again.
 const RETRY: Duration = Duration::from_millis(1);
@@ -82,10 +82,16 @@ impl Path {
             connection.meter.unread = segment.seq.wrapping_add(1);
             connection.meter.peer_scale = segment.window_scale().unwrap_or(0);
         }
+        if repeats_ack_of_fin(connection, segment) {
+            return;
+        }
         let fin_was_there = is_closed_by_peer(connection.socket().state());
         let plain;
         let mut bytes = segment.packet.bytes;
-        if segment.packet.src.is_ipv6() && segment.packet.payload_at != self.ip_header_len {
+        if brings_fin_alone(connection, segment) {
+            plain = without_data(segment, self.ip_header_len);
+            bytes = &plain;
+        } else if segment.packet.src.is_ipv6() && segment.packet.payload_at != self.ip_header_len {
             plain = without_extensions(segment, self.ip_header_len);
             bytes = &plain;
         }
@@ -182,6 +188,47 @@ pub(super) fn next_poll(
     let at = interface.poll_at(to_smol(now), set)?;
     // smoltcp says "now" as time zero.
     Some(Instant::from_micros(at.total_micros().max(0) as u64).max(now))
+}
+
+/// A duplicate acknowledgement while nothing but our FIN is on its way. Three of them make smoltcp
+/// stop its retransmission timer, and then it sends data again, but never a FIN alone.
+fn repeats_ack_of_fin(connection: &SmoltcpConnection, segment: &TcpSegment<'_>) -> bool {
+    let closing =
+        matches!(connection.socket().state(), State::FinWait1 | State::Closing | State::LastAck);
+    let flags = segment.flags;
+    closing
+        && connection.send_queue() == 0
+        && segment.seq_len() == 0
+        && !flags.rst()
+        && segment.ack == connection.una()
+}
+
+/// A FIN behind data that was all received before. smoltcp does not see the FIN: it looks whether the
+/// data is within the window.
+fn brings_fin_alone(connection: &SmoltcpConnection, segment: &TcpSegment<'_>) -> bool {
+    let data_end = segment.seq.wrapping_add(segment.data_len as u32);
+    segment.flags.fin()
+        && !segment.flags.syn()
+        && segment.data_len > 0
+        && !matches!(connection.socket().state(), State::Listen | State::SynSent)
+        && data_end == connection.recv_window().0
+}
+
+/// The segment behind its data: bare headers.
+fn without_data(segment: &TcpSegment<'_>, ip_header_len: usize) -> Vec<u8> {
+    let mut bare = segment.packet.bytes[..ip_header_len].to_vec();
+    bare.extend_from_slice(&segment.packet.payload()[..TCP_HEADER_LEN]);
+    let (ip, tcp) = bare.split_at_mut(ip_header_len);
+    if segment.packet.src.is_ipv4() {
+        ip[0] = 0x45;
+        ip[2..4].copy_from_slice(&((ip_header_len + TCP_HEADER_LEN) as u16).to_be_bytes());
+    } else {
+        ip[4..6].copy_from_slice(&(TCP_HEADER_LEN as u16).to_be_bytes());
+        ip[6] = protocol::TCP;
+    }
+    tcp[4..8].copy_from_slice(&segment.seq.wrapping_add(segment.data_len as u32).to_be_bytes());
+    tcp[12] = (TCP_HEADER_LEN as u8 / 4) << 4;
+    bare
 }
 
 /// The segment behind a bare IPv6 header: smoltcp does not follow every extension header.

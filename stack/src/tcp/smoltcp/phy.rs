@@ -8,7 +8,7 @@ use smoltcp::time::Instant as SmolInstant;
 use underpass_devices::{Instant, PartialChecksum};
 
 use super::connection::SmoltcpConnection;
-use super::meter::{Meter, SentSegment};
+use super::meter::{Meter, SentSegment, is_before};
 use super::path::Path;
 use super::{DEFAULT_MSS, TCP_HEADER_LEN};
 use crate::checksum;
@@ -122,9 +122,9 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Puts right what smoltcp could not know, and reads the sequence numbers it used. `None`: a
-    /// reset.
-    fn finish(&self, packet: &mut [u8]) -> Option<SentSegment> {
+    /// Puts right what smoltcp could not know, and reads the sequence numbers it used. `sent_max` is
+    /// behind everything ever sent. `None`: a reset.
+    fn finish(&self, packet: &mut [u8], sent_max: u32) -> Option<SentSegment> {
         let (ip, tcp) = packet.split_at_mut_checked(self.path.ip_header_len)?;
         if self.traffic_class != 0 || self.may_fragment {
             rewrite_ip_header(ip, self.traffic_class, !self.may_fragment);
@@ -134,18 +134,25 @@ impl<'a> Headers<'a> {
         let word = |at: usize| {
             u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
-        let (seq, ack, flags) = (word(4), word(8), TcpFlags::from_bits(header[13]));
+        let (mut seq, ack, flags) = (word(4), word(8), TcpFlags::from_bits(header[13]));
         let window = u16::from_be_bytes([header[14], header[15]]);
         let data_len = (tcp_len - usize::from(header[12] >> 4) * 4) as u32;
         let partial = checksum::partial(self.src, self.dst, protocol::TCP, tcp_len);
         header[16..18].copy_from_slice(&partial.to_be_bytes());
+        let seq_len = data_len + u32::from(flags.syn()) + u32::from(flags.fin());
+        // While it sends again, smoltcp acknowledges with a number the peer may be beyond, which would
+        // ignore it. If both ends do so at once, neither ever hears the other: bare acknowledgements
+        // carry SND.NXT (RFC 9293 §3.10.7.4).
+        if seq_len == 0 && !flags.rst() && is_before(seq, sent_max) {
+            seq = sent_max;
+            header[4..8].copy_from_slice(&seq.to_be_bytes());
+        }
         // smoltcp writes the maximum segment size as the first option.
         if flags.syn()
             && let Some([2, 4, high, low]) = tcp.get_mut(20..24)
         {
             [*high, *low] = self.path.mss().to_be_bytes();
         }
-        let seq_len = data_len + u32::from(flags.syn()) + u32::from(flags.fin());
         let sequence = Sequence { snd_nxt: seq.wrapping_add(seq_len), rcv_nxt: ack };
         (!flags.rst()).then_some(SentSegment { sequence, seq, data_len, window })
     }
@@ -200,7 +207,8 @@ impl<O: Output> phy::TxToken for TxToken<'_, '_, O> {
         let mut written = None;
         state.out.packet(packet, |bytes| {
             let result = emit.take().map(|emit| emit(bytes));
-            written = result.map(|result| (result, state.headers.finish(bytes)));
+            written =
+                result.map(|result| (result, state.headers.finish(bytes, state.meter.sent_max)));
         });
         match (written, emit) {
             (Some((result, sent)), _) => {
