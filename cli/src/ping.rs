@@ -63,7 +63,7 @@ async fn ping(
     let socket = Ping::new(stack).context("opening an ICMP echo socket")?;
     let mut session = Session::new(args, address, json);
     let result = tokio::select! {
-        result = session.run(&stack, &socket) => result,
+        result = session.run(stack, &socket) => result,
         () = interrupted => Ok(()),
     };
     session.summarize();

@@ -32,6 +32,8 @@ enum Step {
     Docs,
     /// Tests that need no privilege
     Units,
+    /// Models of concurrent code, run in every order that their threads can take
+    Models,
     /// Tests on real kernel objects, in network namespaces: needs root
     Namespaces,
 }
@@ -72,6 +74,11 @@ fn run_step(step: Step) -> Result<()> {
             .args(WORKSPACE)
             .env("RUSTDOCFLAGS", "-D warnings")),
         Step::Units => run(cargo().arg("test").args(WORKSPACE)),
+        // Everything is built anew with other types: in a folder of its own.
+        Step::Models => run(cargo()
+            .args(["test", "--package", "underpass", "--test", "bell"])
+            .env("RUSTFLAGS", "--cfg loom")
+            .env("CARGO_TARGET_DIR", root().join("target/loom"))),
         Step::Namespaces if !is_root() => bail!(
             "it makes network namespaces and devices, which needs root: \
              sudo --preserve-env=PATH cargo xtask test --only namespaces"
