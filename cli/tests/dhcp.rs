@@ -9,11 +9,13 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Lab, Process};
+use common::{Lab, Process, nginx, sha256};
 
 on_every_link! {
     an_address_is_leased_used_and_given_back,
+    a_lease_is_renewed,
     a_router_gives_an_address,
+    a_page_is_fetched_by_a_name_that_the_leased_server_knows,
     nobody_answers,
 }
 
@@ -26,7 +28,8 @@ fn an_address_is_leased_used_and_given_back(lab: &Lab) {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}{stderr}\n{}", log());
     let start = Instant::now();
-    while !log().contains("DHCPRELEASE") {
+    // A TAP is gone with the command: then dnsmasq may not know any more where a message came from.
+    while lab.peer_interface() != "tap0" && !log().contains("DHCPRELEASE") {
         assert!(start.elapsed() < Duration::from_secs(5), "not released:\n{}", log());
         thread::sleep(Duration::from_millis(20));
     }
@@ -45,6 +48,35 @@ fn an_address_is_leased_used_and_given_back(lab: &Lab) {
     lab.connect(format!("{ip}:7").parse().unwrap()).unwrap();
     server.interrupt();
     assert!(server.wait().0.success());
+}
+
+fn a_lease_is_renewed(lab: &Lab) {
+    let _dnsmasq = dnsmasq(lab);
+    let log = || fs::read_to_string(lab.dir.path().join("dnsmasq.log")).unwrap_or_default();
+    let mut server = lab.serve_unaddressed(&["echo", "--dhcp", "--port", "7"]);
+    let ip = server.first_line().split("tcp://").nth(1).unwrap().split(':').next().unwrap();
+    let address = format!("{ip}:7").parse().unwrap();
+    let start = Instant::now();
+    // The server asks for a renewal after three seconds.
+    while log().matches("DHCPACK").count() < 2 {
+        assert!(start.elapsed() < Duration::from_secs(20), "not renewed:\n{}", log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(log().matches("DHCPDISCOVER").count(), 1, "{}", log());
+    lab.connect(address).unwrap();
+    server.interrupt();
+    assert!(server.wait().0.success());
+}
+
+fn a_page_is_fetched_by_a_name_that_the_leased_server_knows(lab: &Lab) {
+    let sent = sha256(&lab.random_file("random.bin", 1_000_000));
+    let _nginx = nginx(lab);
+    let _dnsmasq = dnsmasq(lab);
+    let url = "http://name.test:8080/random.bin";
+    let output = lab.run_unaddressed(&["http-get", "--dhcp", "--slaac", url, "-o", "received"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(sha256(&lab.dir.path().join("received")), sent);
 }
 
 fn a_router_gives_an_address(lab: &Lab) {
@@ -69,18 +101,19 @@ fn nobody_answers(lab: &Lab) {
     assert!(start.elapsed() < Duration::from_secs(3));
 }
 
-/// Serves 10.7.0.100 to 10.7.0.150, and advertises fd07::/64, on the kernel's end.
+/// Leases 10.7.0.100 to 10.7.0.150, to be renewed after three seconds, advertises fd07::/64, and
+/// knows name.test, on the kernel's end.
 fn dnsmasq(lab: &Lab) -> Process {
     let dir = lab.dir.path();
     let path = |name: &str| dir.join(name).display().to_string();
     let mut command = Command::new("dnsmasq");
     command
-        .args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--log-dhcp", "--user=root"])
+        .args(["--no-daemon", "--conf-file=/dev/null", "--log-dhcp", "--user=root"])
         .args(["--dhcp-authoritative", "--no-ping", "--bind-dynamic", "--no-resolv", "--no-hosts"])
         .args(["--dhcp-range=10.7.0.100,10.7.0.150,255.255.255.0,2m"])
         .args(["--enable-ra", "--dhcp-range=fd07::,ra-only,64"])
         .args(["--dhcp-option=option:router,10.7.0.1", "--dhcp-option=option:dns-server,10.7.0.1"])
-        .arg("--domain=lab.test")
+        .args(["--dhcp-option-force=58,3", "--domain=lab.test", "--address=/name.test/10.7.0.1"])
         .arg(format!("--interface={}", lab.peer_interface()))
         .arg(format!("--dhcp-leasefile={}", path("dnsmasq.leases")))
         .arg(format!("--log-facility={}", path("dnsmasq.log")))

@@ -5,11 +5,10 @@
 mod common;
 
 use std::fs;
-use std::process::Command;
 
 use pcap_file::pcapng::{Block, PcapNgReader};
 
-use common::{Lab, PEER, Process, large, sha256};
+use common::{Lab, PEER, large, nginx, sha256};
 
 on_every_link! {
     files_arrive_byte_for_byte_from_nginx,
@@ -87,23 +86,4 @@ fn a_capture_holds_the_frames(lab: &Lab) {
         }
     }
     assert!(bytes > 100_000, "{bytes} bytes were captured");
-}
-
-/// nginx at port 8080 of the kernel's end, serving the directory of the lab.
-fn nginx(lab: &Lab) -> Process {
-    let dir = lab.dir.path().display();
-    let configuration = format!(
-        "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr crit;
-        events {{}}
-        http {{
-            access_log off; sendfile on;
-            client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};
-            uwsgi_temp_path {dir}; scgi_temp_path {dir};
-            server {{ listen 8080; listen [::]:8080; root {dir}; }}
-        }}"
-    );
-    fs::write(lab.dir.path().join("nginx.conf"), configuration).unwrap();
-    let mut command = Command::new("nginx");
-    command.arg("-p").arg(lab.dir.path()).args(["-e", "stderr", "-c", "nginx.conf"]);
-    lab.peer_server(command, "127.0.0.1:8080".parse().unwrap())
 }

@@ -303,6 +303,25 @@ pub(crate) fn sha256(path: &Path) -> [u8; 32] {
     }
 }
 
+/// nginx at port 8080 of the kernel's end, serving the directory of the lab.
+pub(crate) fn nginx(lab: &Lab) -> Process {
+    let dir = lab.dir.path().display();
+    let configuration = format!(
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr crit;
+        events {{}}
+        http {{
+            access_log off; sendfile on;
+            client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};
+            uwsgi_temp_path {dir}; scgi_temp_path {dir};
+            server {{ listen 8080; listen [::]:8080; root {dir}; }}
+        }}"
+    );
+    std::fs::write(lab.dir.path().join("nginx.conf"), configuration).unwrap();
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(lab.dir.path()).args(["-e", "stderr", "-c", "nginx.conf"]);
+    lab.peer_server(command, "127.0.0.1:8080".parse().unwrap())
+}
+
 /// Runs a command in a namespace to its end, or for as long as anything may take.
 pub(crate) fn finish(namespace: &Namespace, mut command: Command) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
