@@ -7,6 +7,7 @@
 //! | `cargo run --release -p underpass-benches --bin flow_scaling` | does the number of open connections matter |
 //! | `cargo run --release -p underpass-benches --bin bulk` | how fast is one connection, on which device |
 //! | `cargo run --release -p underpass-benches --bin shards` | do two shards do twice the work of one |
+//! | `cargo run --release -p underpass-benches --bin idle_flows` | how much memory an idle connection takes |
 //!
 //! Contenders of one comparison run interleaved in the same process, so that a busy machine slows
 //! all of them; results are the minimum, median and maximum over the rounds.

@@ -1,10 +1,15 @@
-//! What the example programs share: where their stack is attached.
+//! What the example programs share: where their stack is attached, and Ctrl-C.
 
 #![forbid(unsafe_code)]
 
-use anyhow::Result;
+use std::process;
+
+use anyhow::{Context, Result};
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use ipnet::IpNet;
-use underpass::Stack;
+use underpass::{Builder, Interface, Shard, Stack};
 use underpass_drivers::{AnyDevice, Spec};
 
 /// The options that every example has.
@@ -21,10 +26,29 @@ pub struct Attachment {
 impl Attachment {
     /// Opens the device and starts a stack on it.
     pub fn stack(&self) -> Result<Stack> {
-        let mut builder = Stack::builder();
-        for address in &self.addr {
-            builder = builder.address(*address);
-        }
-        Ok(builder.build(AnyDevice::open(&self.device)?)?)
+        Ok(self.builder().build(AnyDevice::open(&self.device)?)?)
     }
+
+    /// Opens `count` queues of the device, for a stack whose shards the caller runs.
+    pub fn shards(&self, count: usize) -> Result<(Stack, Vec<Shard<AnyDevice>>)> {
+        let queues = AnyDevice::open_queues(&self.device, count)?;
+        Ok(self.builder().build_shards([Interface::with_queues(queues)])?)
+    }
+
+    fn builder(&self) -> Builder {
+        self.addr.iter().fold(Stack::builder(), |builder, address| builder.address(*address))
+    }
+}
+
+/// Completes at Ctrl-C, as all of its clones do, on any thread and any runtime. The second Ctrl-C ends
+/// the process at once.
+pub fn interrupted() -> Result<impl FusedFuture<Output = ()> + Clone + Send + Sync + Unpin> {
+    let (running, stopped) = oneshot::channel::<()>();
+    let mut running = Some(running);
+    ctrlc::set_handler(move || match running.take() {
+        Some(running) => drop(running),
+        None => process::exit(130),
+    })
+    .context("taking Ctrl-C")?;
+    Ok(stopped.map(drop).shared())
 }

@@ -8,12 +8,13 @@ use anyhow::{Result, bail};
 use crate::run::{is_root, run};
 
 /// Programs, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("curl", "curl"),
     ("dnsmasq", "dnsmasq-base"),
     ("nc", "netcat-openbsd"),
     ("ping", "iputils-ping"),
     ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
 ];
 
 /// Installs what is missing. Does nothing, quickly, if nothing is.

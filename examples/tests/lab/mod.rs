@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -91,8 +91,13 @@ impl Lab {
 
     /// Starts an example that serves, and waits until it does.
     pub(crate) fn serve(&self, program: &str) -> Process {
+        self.serve_with(program, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn serve_with(&self, program: &str, arguments: &[&str]) -> Process {
         let mut command = self.example(program);
-        command.stderr(Stdio::inherit());
+        command.args(arguments).stderr(Stdio::inherit());
         let mut server = Process(self.at_ours(|| command.spawn()).unwrap());
         let mut line = String::new();
         // Byte by byte: nothing after the line is taken.
@@ -126,6 +131,19 @@ pub(crate) fn text(program: &str, output: &Output) -> String {
 
 /// A process that is killed when the test is done with it.
 pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    /// Ends it as Ctrl-C does, and returns what it had left to say.
+    pub(crate) fn interrupt(mut self) -> String {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let mut rest = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+        let status = self.0.wait().unwrap();
+        assert!(status.success(), "Ctrl-C ends it cleanly, not with {status}: {rest}");
+        rest
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
