@@ -1,9 +1,9 @@
 //! The state of one shard: what `turn` does with each frame and each timer.
 
+mod icmp;
 mod steer;
 
 use std::io;
-use std::net::IpAddr;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -11,18 +11,19 @@ use underpass_devices::{
     Caps, Device, Frame, Instant, MacAddr, Medium, RxChecksum, RxQueue, TxQueue,
 };
 
+use self::icmp::send_echo;
 use crate::checksum;
 use crate::config::Limits;
 use crate::dhcp;
 use crate::fragment::FragmentIds;
 use crate::handover::{Content, Siblings};
-use crate::icmp::{self, Echo, EchoKind, IcmpMessage, RateLimiter, Unreachable};
+use crate::icmp::{Echo, EchoKind, RateLimiter, Unreachable};
 use crate::isn::IsnGenerator;
 use crate::link::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Out};
 use crate::network::{MAX_INTERFACES, Network};
-use crate::output::{Outgoing, Output};
+use crate::output::Output;
 use crate::packet::{Packet, TcpSegment, UdpDatagram, protocol};
-use crate::ping::{EchoReply, EchoRequest, Pings};
+use crate::ping::{EchoRequest, Pings};
 use crate::ports::PortAllocator;
 use crate::random::Random;
 use crate::raw::RawSockets;
@@ -409,71 +410,6 @@ impl Core {
         }
         result
     }
-
-    fn on_icmp(
-        &mut self,
-        packet: &Packet<'_>,
-        unicast: bool,
-        arrival: Arrival,
-        tx: &mut [impl TxQueue],
-    ) -> Result<(), DropReason> {
-        match icmp::receive(packet)? {
-            IcmpMessage::EchoRequest(echo) => {
-                // Pings of groups go unanswered, as Linux does for IPv4 by default.
-                if !unicast || !icmp::may_answer_echo(packet) {
-                    return Err(DropReason::IcmpIgnored);
-                }
-                let mut out = Out { now: self.now, net: &mut self.net, tx };
-                send_echo(packet.dst, packet.src, EchoKind::Reply, &echo, &mut out);
-                Ok(())
-            }
-            IcmpMessage::EchoReply(echo) => {
-                let reply = EchoReply {
-                    from: packet.src,
-                    seq: echo.seq,
-                    hop_limit: packet.hop_limit,
-                    payload: echo.payload.to_vec(),
-                };
-                self.pings.on_reply(echo.ident, reply, &mut self.wakes)
-            }
-            IcmpMessage::Error(error) => self.on_icmp_error(&error),
-            IcmpMessage::Other => {
-                let mut out = Out { now: self.now, net: &mut self.net, tx };
-                out.on_mld(arrival.interface, packet)
-            }
-        }
-    }
-
-    /// Tells the sender that nobody here takes its packet, if that is allowed.
-    fn refuse(
-        &mut self,
-        packet: &Packet<'_>,
-        arrival: Arrival,
-        why: Unreachable,
-        tx: &mut [impl TxQueue],
-    ) {
-        if !self.net.routes.is_own(packet.dst) || !icmp::may_answer_error(packet, arrival.group) {
-            return;
-        }
-        if !self.errors.allow(self.now) {
-            return self.net.drop(DropReason::RateLimited);
-        }
-        let len = icmp::unreachable_len(packet);
-        let outgoing =
-            Outgoing { dst: packet.src, len, checksum: None, segment: None, dont_fragment: false };
-        let mut out = Out { now: self.now, net: &mut self.net, tx };
-        out.packet(outgoing, |bytes| {
-            icmp::write_unreachable(bytes, packet, why);
-        });
-    }
-}
-
-fn send_echo(src: IpAddr, dst: IpAddr, kind: EchoKind, echo: &Echo<'_>, out: &mut impl Output) {
-    let len = icmp::echo_len(dst, echo.payload.len());
-    let outgoing = Outgoing { dst, len, checksum: None, segment: None, dont_fragment: false };
-    out.packet(outgoing, |bytes| {
-        icmp::write_echo(bytes, src, dst, kind, echo);
-    });
 }
 
 /// The segment of a packet, if its checksum is right as far as the device has not looked already.
