@@ -14,6 +14,7 @@ use common::{Lab, Process, nginx, sha256};
 on_every_link! {
     an_address_is_leased_used_and_given_back,
     a_lease_is_renewed,
+    two_shards_share_what_the_network_gives,
     a_router_gives_an_address,
     a_page_is_fetched_by_a_name_that_the_leased_server_knows,
     nobody_answers,
@@ -77,6 +78,30 @@ fn a_page_is_fetched_by_a_name_that_the_leased_server_knows(lab: &Lab) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     assert_eq!(sha256(&lab.dir.path().join("received")), sent);
+}
+
+/// The first shard asks; all of them answer for the addresses it got.
+fn two_shards_share_what_the_network_gives(lab: &Lab) {
+    let sent = sha256(&lab.random_file("random.bin", 300_000));
+    let _dnsmasq = dnsmasq(lab);
+    let arguments = ["http-serve", "--root", ".", "--shards", "2", "--dhcp", "--slaac"];
+    let mut server = lab.serve_unaddressed(&arguments);
+    let line = server.first_line().to_owned();
+    let urls: Vec<&str> = line.split_whitespace().filter(|word| word.starts_with("http")).collect();
+    assert!(urls.iter().any(|url| url.starts_with("http://10.7.0.1")), "{line}");
+    assert!(urls.iter().any(|url| url.starts_with("http://[fd07::")), "{line}");
+    for url in urls.iter().filter(|url| !url.contains("[fe80")) {
+        let url = format!("{url}random.bin");
+        for _ in 0..20 {
+            lab.peer_ok("curl", &["-gsSf", "--max-time", "100", "-o", "received", &url]);
+            assert_eq!(sha256(&lab.dir.path().join("received")), sent, "{url}");
+        }
+    }
+    server.interrupt();
+    let (exit, statistics) = server.wait();
+    assert!(exit.success(), "{exit}");
+    let both = ["shard 0: 0 accepted", "shard 1: 0 accepted"];
+    assert!(!both.iter().any(|none| statistics.contains(none)), "{statistics}");
 }
 
 fn a_router_gives_an_address(lab: &Lab) {

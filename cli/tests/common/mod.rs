@@ -38,6 +38,8 @@ impl Lab {
     /// AF_PACKET at one end of a veth pair, whose other end has all offloads, as by default.
     pub(crate) fn packet() -> Self {
         let (ours, peer) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        // Our kernel would make itself the same addresses of the same advertisements and MAC.
+        ours.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
         veth((&ours, "veth0"), (&peer, "veth1")).unwrap();
         peer.netlink(|netlink| {
             netlink.add_address("veth1", "10.7.0.1".parse().unwrap(), 24)?;
