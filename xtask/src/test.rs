@@ -77,8 +77,8 @@ fn run_step(step: Step) -> Result<()> {
         // Everything is built anew with other types: in a folder of its own.
         Step::Models => run(cargo()
             .args(["test", "--package", "underpass", "--test", "bell"])
-            .env("RUSTFLAGS", "--cfg loom")
-            .env("CARGO_TARGET_DIR", root().join("target/loom"))),
+            .env("RUSTFLAGS", "--cfg model")
+            .env("CARGO_TARGET_DIR", root().join("target/model"))),
         Step::Namespaces if !is_root() => bail!(
             "it makes network namespaces and devices, which needs root: \
              sudo --preserve-env=PATH cargo xtask test --only namespaces"
