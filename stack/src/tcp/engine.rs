@@ -32,7 +32,7 @@ pub(crate) trait Engine {
         out: &mut impl Output,
     );
 
-    /// Sends what is due, up to `budget` segments.
+    /// Sends what is due, until at least `budget` frames went to the device.
     fn emit(
         &mut self,
         now: Instant,

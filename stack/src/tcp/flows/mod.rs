@@ -27,8 +27,9 @@ use crate::time_wait::TimeWaitTable;
 use crate::timer::TimerWheel;
 use crate::wake::Waiters;
 
-/// Superframes one flow may emit before the next flow has its turn.
-const EMIT_BUDGET: usize = 4;
+/// Frames one flow may hand to its device before the next flow has its turn; the last superframe may
+/// go beyond. More would leave the cache before anybody reads it, where the device does not cut.
+const EMIT_BUDGET: usize = 16;
 const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 /// Timers due this soon are queued, not filed in the wheel.
 const SOON: Duration = Duration::from_millis(2);

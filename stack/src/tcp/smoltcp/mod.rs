@@ -73,7 +73,7 @@ impl Families {
             let cut_by_us = headers + (MAX_PACKET - headers) / segment * segment;
             let longest =
                 frame.map_or(cut_by_us, |frame| frame.min(MAX_PACKET) - caps.header_len());
-            Family::new(ip_header_len, caps.mtu, longest.max(caps.mtu))
+            Family::new(ip_header_len, caps.mtu, longest.max(caps.mtu), frame.is_some())
         };
         let (v4, v6) = (family(20, caps.tx_segment_tcp4), family(40, caps.tx_segment_tcp6));
         Self { caps: caps.clone(), v4, v6 }

@@ -30,12 +30,15 @@ pub(super) struct Family {
 pub(super) struct Path {
     caps: DeviceCapabilities,
     pub(super) mtu: usize,
+    /// Superframes are one frame each for the device.
+    pub(super) device_cuts: bool,
     pub(super) ip_header_len: usize,
 }
 
 impl Family {
-    /// `longest`: the longest packet to emit, which is cut into packets of `mtu` below.
-    pub(super) fn new(ip_header_len: usize, mtu: usize, longest: usize) -> Self {
+    /// `longest`: the longest packet to emit, which is cut into packets of `mtu` below, by the device
+    /// or for it.
+    pub(super) fn new(ip_header_len: usize, mtu: usize, longest: usize, device_cuts: bool) -> Self {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ip;
         caps.max_transmission_unit = longest;
@@ -44,7 +47,7 @@ impl Family {
         let limit = NonZeroUsize::new(longest);
         caps.segmentation.tcpv4 = limit;
         caps.segmentation.tcpv6 = limit;
-        let path = Path { caps, mtu, ip_header_len };
+        let path = Path { caps, mtu, device_cuts, ip_header_len };
         Self { interface: path.interface(Instant::ZERO, 0), path }
     }
 }
@@ -118,7 +121,7 @@ impl Path {
         let mut device = Phy::new(&self.caps, None, state);
         let mut emitted = Emitted::More;
         let mut idle = false;
-        for _ in 0..budget {
+        while device.tx.frames < budget {
             // Behind a full segment there is probably another: asking would cost as much as trying.
             if !std::mem::take(&mut device.tx.filled) {
                 match next_poll(interface, now, &connection.set) {

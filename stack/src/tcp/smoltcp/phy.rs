@@ -33,6 +33,8 @@ pub(super) struct TxState<'a, O> {
     headers: Headers<'a>,
     now: Instant,
     meter: &'a mut Meter,
+    /// Frames that the device has got, or gets of the last superframe.
+    pub(super) frames: usize,
     /// The last packet held as much data as one may.
     pub(super) filled: bool,
     /// smoltcp wanted to send and there was no slot.
@@ -56,7 +58,7 @@ impl<'a, O: Output> TxState<'a, O> {
         meter: &'a mut Meter,
         out: &'a mut O,
     ) -> Self {
-        Self { out, headers, now, meter, filled: false, starved: false }
+        Self { out, headers, now, meter, frames: 0, filled: false, starved: false }
     }
 }
 
@@ -104,6 +106,11 @@ impl<'a> Headers<'a> {
     /// Longest packet that is not cut.
     fn max_packet(&self) -> usize {
         self.path.ip_header_len + TCP_HEADER_LEN + usize::from(self.segment_size)
+    }
+
+    /// Frames that a packet of `len` bytes is for the device.
+    fn frames(&self, len: usize) -> usize {
+        if self.path.device_cuts { 1 } else { len.div_ceil(self.max_packet()) }
     }
 
     fn outgoing(&self, len: usize) -> Outgoing {
@@ -212,6 +219,7 @@ impl<O: Output> phy::TxToken for TxToken<'_, '_, O> {
         });
         match (written, emit) {
             (Some((result, sent)), _) => {
+                state.frames += state.headers.frames(len);
                 state.filled = len >= state.headers.max_packet();
                 if let Some(sent) = sent {
                     let Headers { una, segment_size, .. } = state.headers;
