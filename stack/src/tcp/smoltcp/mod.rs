@@ -41,7 +41,8 @@ const DEFAULT_MSS: u16 = 536;
 const MIN_MSS: u16 = 48;
 /// Unacknowledged data or FIN for this long ends the connection (RFC 9293 §3.8.3: R2 ≥ 100 s).
 const USER_TIMEOUT: SmolDuration = SmolDuration::from_secs(120);
-/// Delayed acknowledgement of single segments (RFC 9293 §3.8.6.3 allows up to 500 ms).
+/// Delayed acknowledgement of single segments (RFC 9293 §3.8.6.3 allows up to 500 ms): an answer to
+/// ride on comes soon or not at all, and the connection may still be in the cache.
 const ACK_DELAY: SmolDuration = SmolDuration::from_millis(1);
 /// The longest IPv4 packet in bytes. A superframe may be as long whether the device cuts it or the
 /// link does (a tenth less speed with a quarter of it).
