@@ -17,6 +17,9 @@ use crate::stats::DropReason;
 pub(crate) use self::apply::{CLIENT_PORT, claims};
 pub(crate) use self::lease::Lease;
 
+/// Nobody answers a release. A device that goes away with the program, as a TAP does, stays for this
+/// long, or a server on its other end would find no interface that the message came from.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// Repeated requests wait 4, 8, 16, 32, 64 seconds, give or take one (RFC 2131 §4.1).
 const FIRST_WAIT: Duration = Duration::from_secs(4);
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
@@ -90,6 +93,10 @@ enum State {
         lease: Box<Lease>,
         asked_at: Instant,
     },
+    /// The release is on its way, or was sent.
+    Leaving {
+        sent: bool,
+    },
     /// Released for good.
     Stopped,
 }
@@ -128,6 +135,11 @@ impl Client {
     /// Something is to be done at once.
     pub(crate) fn has_queued(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// The address was given back so lately that the server may not have heard it yet.
+    pub(crate) fn is_leaving(&self) -> bool {
+        matches!(self.state, State::Leaving { .. })
     }
 
     /// When [`poll`](Self::poll) has something to do.
@@ -177,7 +189,12 @@ impl Client {
                 Some(self.renew(now, lease))
             }
             State::Renewing { lease, .. } => Some(self.renew(now, lease)),
-            State::Stopped => None,
+            State::Leaving { sent: false } => {
+                self.next = now + FAREWELL;
+                self.state = State::Leaving { sent: true };
+                None
+            }
+            State::Leaving { sent: true } | State::Stopped => None,
         }
     }
 
@@ -269,8 +286,10 @@ impl Client {
             let message = release.to_bytes();
             self.queue.push(Action::Send { message, from: address, to: server });
             self.unbind();
+            (self.state, self.next) = (State::Leaving { sent: false }, now);
+        } else if !self.is_leaving() {
+            self.state = State::Stopped;
         }
-        self.state = State::Stopped;
     }
 
     fn select(&mut self, now: Instant, sent: u32) -> Action {

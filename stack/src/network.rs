@@ -12,7 +12,7 @@ use underpass_devices::{Caps, Instant};
 
 use self::shared_routes::SharedRoutes;
 use crate::config::Limits;
-use crate::dhcp::Lease;
+use crate::dhcp::{self, Lease};
 use crate::fragment::FragmentIds;
 use crate::link::Link;
 use crate::path_mtu::PathMtus;
@@ -113,9 +113,12 @@ impl Network {
         self.leases().filter_map(|lease| lease.domain.clone()).collect()
     }
 
-    /// Nothing waits for a neighbour, or for a message to be sent.
+    /// Nothing waits for a neighbour, or for a message to be sent and heard.
     pub(crate) fn is_quiet(&self, now: Instant) -> bool {
-        self.links.iter().all(|link| link.neighbors.nobody_waits() && !link.is_due(now))
+        self.links.iter().all(|link| {
+            let leaving = link.dhcp.as_ref().is_some_and(dhcp::Client::is_leaving);
+            link.neighbors.nobody_waits() && !link.is_due(now) && !leaving
+        })
     }
 
     fn leases(&self) -> impl Iterator<Item = &Lease> {

@@ -101,7 +101,7 @@ fn a_silent_peer_times_out() {
     let mut world = world();
     let neighbour = start(&world, "10.0.0.2:81");
     let _ = outcome(&mut world, &neighbour);
-    world.link.set_loss(1.0);
+    world.links[0].set_loss(1.0);
     let stream = start(&world, "10.0.0.2:80");
     assert_eq!(kind(outcome(&mut world, &stream)), io::ErrorKind::TimedOut);
 }
@@ -110,7 +110,7 @@ fn a_silent_peer_times_out() {
 fn a_peer_that_vanishes_fails_the_writer() {
     let mut world = world();
     let (near, _far, _listener) = world.connect(RIGHT).unwrap();
-    world.link.set_loss(1.0);
+    world.links[0].set_loss(1.0);
     (&near).write_all(b"into the void").unwrap();
     let mut error = None;
     world.run_until("time-out", Duration::from_secs(300), || {

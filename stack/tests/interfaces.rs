@@ -1,7 +1,6 @@
 //! One stack on two links, and addresses and routes that change while it runs.
 
 mod common;
-mod net;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +8,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use common::Flow;
-use net::Net;
+use common::net::Net;
 use underpass::devices::{LinkConfig, SimDevice, SimLink};
 use underpass::{
     AddressError, AddressState, BuildError, DropReason, Interface, Route, Stack, TcpListener,

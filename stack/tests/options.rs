@@ -114,7 +114,7 @@ fn a_silent_peer_is_probed_and_given_up() {
     assert!((6..10).contains(&probes), "{probes} frames");
     assert_eq!((near.info().state, near.info().retransmissions), (TcpState::Established, 0));
 
-    world.link.set_loss(1.0);
+    world.links[0].set_loss(1.0);
     // The last answer was at most ten seconds ago: 10 + 3 * 2 seconds of silence.
     world.run_for(Duration::from_millis(5900));
     assert_eq!(near.info().state, TcpState::Established);
@@ -127,7 +127,7 @@ fn the_user_timeout_ends_what_is_not_acknowledged() {
     let mut world = world();
     let (near, _far, _listener) = world.connect(RIGHT).unwrap();
     near.set_user_timeout(Some(Duration::from_secs(7)));
-    world.link.set_loss(1.0);
+    world.links[0].set_loss(1.0);
     world.run_for(Duration::from_secs(20));
     assert_eq!(near.info().state, TcpState::Established, "nothing was sent");
     (&near).write_all(b"x").unwrap();
@@ -203,11 +203,11 @@ fn info_tells_what_happened() {
     let window = near.info().send_window;
     assert!((whole - 1100..=whole).contains(&window), "{window}");
 
-    world.link.set_loss(1.0);
+    world.links[0].set_loss(1.0);
     (&near).write_all(b"lost").unwrap();
     world.run_for(Duration::from_millis(1500));
     assert_eq!((near.info().retransmissions, near.info().in_flight), (1, 4));
-    world.link.set_loss(0.0);
+    world.links[0].set_loss(0.0);
     world.run_for(Duration::from_secs(4));
     assert_eq!(near.info().in_flight, 0);
     near.shutdown(std::net::Shutdown::Write).unwrap();

@@ -2,12 +2,16 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub(crate) mod net;
+
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use underpass::devices::{Instant, LinkConfig, SimDevice, SimLink};
-use underpass::{Builder, Limits, Shard, Stack, TcpListener, TcpStream};
+use self::net::Net;
+use underpass::devices::{Instant, LinkConfig, SimLink};
+use underpass::{Builder, Limits, Stack, TcpListener, TcpStream};
 
 /// Addresses of the right stack; the left one has 1 where it has 2.
 pub(crate) const RIGHT: &str = "10.0.0.2";
@@ -15,11 +19,23 @@ pub(crate) const RIGHT_V6: &str = "fd00::2";
 
 /// Two stacks, their link, and the time.
 pub(crate) struct World {
-    pub(crate) now: Instant,
     pub(crate) left: Stack,
     pub(crate) right: Stack,
-    pub(crate) link: SimLink,
-    shards: [Shard<SimDevice>; 2],
+    net: Net,
+}
+
+impl Deref for World {
+    type Target = Net;
+
+    fn deref(&self) -> &Net {
+        &self.net
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Net {
+        &mut self.net
+    }
 }
 
 impl World {
@@ -44,47 +60,8 @@ impl World {
         };
         let (left, left_shard) = configure(builder(1)).build_shard(a).unwrap();
         let (right, right_shard) = builder(2).build_shard(b).unwrap();
-        Self { now: Instant::ZERO, left, right, link, shards: [left_shard, right_shard] }
-    }
-
-    /// Turns both shards once; if neither had anything to do, goes on to the next event, at most to
-    /// `end`. False: there is none before.
-    fn step(&mut self, end: Instant) -> bool {
-        let turns = self.shards.each_mut().map(|shard| shard.turn(self.now).unwrap());
-        if turns.iter().any(|turn| turn.busy) {
-            return true;
-        }
-        let events = [turns[0].next, turns[1].next, self.link.next_arrival()];
-        match events.into_iter().flatten().min().filter(|at| *at < end) {
-            Some(at) => {
-                // A timer may be due within the nanosecond that has just been worked off.
-                self.now = at.max(self.now + Duration::from_nanos(1));
-                true
-            }
-            None => {
-                self.now = self.now.max(end);
-                false
-            }
-        }
-    }
-
-    /// Steps until `done`, or panics after `limit` of virtual time.
-    pub(crate) fn run_until(
-        &mut self,
-        what: &str,
-        limit: Duration,
-        mut done: impl FnMut() -> bool,
-    ) {
-        let end = self.now + limit;
-        while !done() {
-            assert!(self.step(end), "{what}: not done after {limit:?}");
-        }
-    }
-
-    /// Steps for `time`.
-    pub(crate) fn run_for(&mut self, time: Duration) {
-        let end = self.now + time;
-        while self.step(end) {}
+        let (shards, links) = (vec![left_shard, right_shard], vec![link]);
+        Self { left, right, net: Net { now: Instant::ZERO, shards, links } }
     }
 
     /// A connection from left to right, both ends non-blocking.

@@ -1,7 +1,5 @@
 //! Any number of stacks and simulated links, in virtual time.
 
-#![allow(dead_code, reason = "each test binary uses a part of this")]
-
 use std::time::Duration;
 
 use underpass::Shard;
@@ -19,7 +17,7 @@ impl Net {
     /// Turns every shard once; if none had anything to do, goes on to the next event, at most to
     /// `end`. False: there is none before.
     fn step(&mut self, end: Instant) -> bool {
-        let mut events: Vec<_> = self.links.iter().map(SimLink::next_arrival).collect();
+        let mut events = Vec::new();
         let mut busy = false;
         for shard in &mut self.shards {
             let turn = shard.turn(self.now).unwrap();
@@ -32,6 +30,7 @@ impl Net {
         events.extend(self.links.iter().map(SimLink::next_arrival));
         match events.into_iter().flatten().min().filter(|at| *at < end) {
             Some(at) => {
+                // A timer may be due within the nanosecond that has just been worked off.
                 self.now = at.max(self.now + Duration::from_nanos(1));
                 true
             }
