@@ -2,7 +2,7 @@ use std::io;
 use std::ops::AddAssign;
 use std::os::fd::BorrowedFd;
 
-use crate::{Caps, Instant, RxMeta, TxMeta};
+use crate::{Caps, Instant, RxMeta, Selection, TxMeta};
 
 /// One queue pair of a packet device, owned by one shard.
 ///
@@ -31,6 +31,17 @@ pub trait Device {
     /// shard has nothing to do. A frame that arrives at any time after the last `fill` must either
     /// make this return [`Wake::Ready`] or make the descriptor readable: no wake-up is ever lost.
     fn wake(&mut self) -> io::Result<Wake<'_>>;
+
+    /// Says which frames the stack wants from now on. A device that shares its interface with the
+    /// kernel delivers these and leaves the rest to it; one that does not share delivers everything
+    /// anyway. Of several queue pairs the first is told, for all of them.
+    ///
+    /// # Errors
+    /// The device is gone, or cannot select what is wanted.
+    fn select(&mut self, wanted: &Selection) -> io::Result<()> {
+        let _ = wanted;
+        Ok(())
+    }
 
     /// What has happened on this queue pair since it was opened.
     fn counters(&self) -> Counters;

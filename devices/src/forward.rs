@@ -4,7 +4,8 @@
 use std::io;
 
 use crate::{
-    Buffers, Caps, Counters, Device, Frame, Instant, RxQueue, SendError, TxMeta, TxQueue, Wake,
+    Buffers, Caps, Counters, Device, Frame, Instant, RxQueue, Selection, SendError, TxMeta,
+    TxQueue, Wake,
 };
 
 impl<D: Device> Device for &mut D {
@@ -27,6 +28,10 @@ impl<D: Device> Device for &mut D {
 
     fn wake(&mut self) -> io::Result<Wake<'_>> {
         D::wake(self)
+    }
+
+    fn select(&mut self, wanted: &Selection) -> io::Result<()> {
+        D::select(self, wanted)
     }
 
     fn counters(&self) -> Counters {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::io;
 
 use crate::{
-    Buffers, Caps, Counters, Device, Frame, Instant, RxMeta, RxQueue, SendError, TxMeta, TxQueue,
-    Wake,
+    Buffers, Caps, Counters, Device, Frame, Instant, RxMeta, RxQueue, Selection, SendError, TxMeta,
+    TxQueue, Wake,
 };
 
 /// What happens to the frames of a [`Hooked`] device on their way. Every method does nothing by
@@ -170,6 +170,10 @@ impl<D: Device, H: Hook> Device for Hooked<D, H> {
     fn wake(&mut self) -> io::Result<Wake<'_>> {
         self.hook.get_mut().idle();
         self.device.wake()
+    }
+
+    fn select(&mut self, wanted: &Selection) -> io::Result<()> {
+        self.device.select(wanted)
     }
 
     fn counters(&self) -> Counters {

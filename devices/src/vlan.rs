@@ -7,8 +7,8 @@ use std::str::FromStr;
 use polonius_the_crab::{polonius_loop, polonius_return, polonius_try};
 
 use crate::{
-    Buffers, Caps, Counters, Device, Frame, Instant, Medium, RxChecksum, RxQueue, SendError,
-    TxMeta, TxQueue, Wake,
+    Buffers, Caps, Counters, Device, Frame, Instant, Medium, RxChecksum, RxQueue, Selection,
+    SendError, TxMeta, TxQueue, Wake,
 };
 
 /// Number of a VLAN (IEEE 802.1Q section 9.6): 1 to 4094.
@@ -150,6 +150,14 @@ impl<D: Device> Device for Vlan<D> {
         self.device.wake()
     }
 
+    /// Asks the device for the same of this VLAN.
+    fn select(&mut self, wanted: &Selection) -> io::Result<()> {
+        if self.id.is_none() {
+            return self.device.select(wanted);
+        }
+        self.device.select(&Selection { vlan: self.id, selectors: wanted.selectors.clone() })
+    }
+
     fn counters(&self) -> Counters {
         let counted = self.device.counters();
         if self.id.is_none() {
@@ -259,7 +267,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{MemoryConfig, MemoryDevice, PartialChecksum};
+    use crate::{MemoryConfig, MemoryDevice, PartialChecksum, Selector};
 
     const NOW: Instant = Instant::ZERO;
     const FRAME: [u8; 60] = {
@@ -326,6 +334,53 @@ mod tests {
         assert_eq!(device.foreign(), 5);
         let counters = device.counters();
         assert_eq!((counters.rx_frames, counters.rx_bytes), (2, 120));
+    }
+
+    /// Notes what is selected.
+    struct Noting(MemoryDevice, Selection);
+
+    impl Device for Noting {
+        type Rx<'a> = &'a mut crate::MemoryRx;
+        type Tx<'a> = &'a mut crate::MemoryTx;
+
+        fn caps(&self) -> &Caps {
+            self.0.caps()
+        }
+
+        fn split(&mut self) -> (Self::Rx<'_>, Self::Tx<'_>) {
+            self.0.split()
+        }
+
+        fn wake(&mut self) -> io::Result<Wake<'_>> {
+            self.0.wake()
+        }
+
+        fn select(&mut self, wanted: &Selection) -> io::Result<()> {
+            self.1 = wanted.clone();
+            Ok(())
+        }
+
+        fn counters(&self) -> Counters {
+            self.0.counters()
+        }
+
+        fn buffers(&self) -> Buffers {
+            self.0.buffers()
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_is_wanted_of_the_vlan() {
+        for id in [None, VlanId::new(42).ok()] {
+            let (device, _peer) = MemoryDevice::pair(offloads());
+            let mut noting = Noting(device, Selection::default());
+            let selectors = vec![Selector::EtherType(0x88b5)];
+            let wanted = Selection { vlan: None, selectors: selectors.clone() };
+            // Through wrappers of other kinds as well.
+            let mut device = crate::Trace::new(Vlan::new(&mut noting, id), "noting");
+            device.select(&wanted).unwrap();
+            assert_eq!(noting.1, Selection { vlan: id, selectors });
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io;
 use underpass_devices::conformance::{self, Case, DevicePeer, Harness};
 use underpass_devices::{
     Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, MemoryRx,
-    MemoryTx, RxQueue, SendError, TxMeta, TxQueue, Wake,
+    MemoryTx, RxQueue, Selection, SendError, TxMeta, TxQueue, Wake,
 };
 
 /// What a [`Broken`] device does wrong.
@@ -78,6 +78,10 @@ impl Device for Broken {
             (Flaw::AlwaysWakes, _) => Ok(Wake::Ready),
             _ => self.device.wake(),
         }
+    }
+
+    fn select(&mut self, wanted: &Selection) -> io::Result<()> {
+        self.device.select(wanted)
     }
 
     fn counters(&self) -> Counters {

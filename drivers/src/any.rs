@@ -2,7 +2,7 @@ use std::io;
 
 use underpass_devices::{
     Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, MemoryRx,
-    MemoryTx, RxQueue, SendError, TxMeta, TxQueue, Wake,
+    MemoryTx, RxQueue, Selection, SendError, TxMeta, TxQueue, Wake,
 };
 #[cfg(any(feature = "tap", feature = "packet"))]
 use underpass_devices::{Vlan, VlanRx, VlanTx};
@@ -183,6 +183,10 @@ impl Device for AnyDevice {
 
     fn wake(&mut self) -> io::Result<Wake<'_>> {
         each!(self, device => device.wake())
+    }
+
+    fn select(&mut self, wanted: &Selection) -> io::Result<()> {
+        each!(self, device => device.select(wanted))
     }
 
     fn counters(&self) -> Counters {

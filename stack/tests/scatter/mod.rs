@@ -5,8 +5,8 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use underpass::devices::{
-    Buffers, Caps, Counters, Device, Frame, Instant, RxMeta, RxQueue, SendError, SimDevice, TxMeta,
-    TxQueue, Wake,
+    Buffers, Caps, Counters, Device, Frame, Instant, RxMeta, RxQueue, Selection, SendError,
+    SimDevice, TxMeta, TxQueue, Wake,
 };
 
 /// Which queue the next received frame goes to.
@@ -102,6 +102,10 @@ impl Device for Scatter {
 
     fn wake(&mut self) -> io::Result<Wake<'_>> {
         Ok(Wake::Spin)
+    }
+
+    fn select(&mut self, wanted: &Selection) -> io::Result<()> {
+        self.hub.lock().unwrap().device.select(wanted)
     }
 
     fn counters(&self) -> Counters {
