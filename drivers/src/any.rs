@@ -4,13 +4,15 @@ use underpass_devices::{
     Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, MemoryRx,
     MemoryTx, RxQueue, Selection, SendError, TxMeta, TxQueue, Wake,
 };
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 use underpass_devices::{Vlan, VlanRx, VlanTx};
 
 #[cfg(feature = "packet")]
 use crate::packet::{PacketDevice, PacketRx, PacketTx};
 #[cfg(feature = "tap")]
 use crate::tap::{TapDevice, TapRx, TapTx};
+#[cfg(feature = "xdp")]
+use crate::xdp::{XdpDevice, XdpRx, XdpTx};
 use crate::{OpenError, Spec};
 
 /// A device of any driver that this program was built with, chosen at run time by its [`Spec`].
@@ -31,6 +33,9 @@ pub enum AnyDevice {
     /// `packet:`
     #[cfg(feature = "packet")]
     Packet(Vlan<PacketDevice>),
+    /// `xdp:`
+    #[cfg(feature = "xdp")]
+    Xdp(Vlan<XdpDevice>),
     /// `memory:`
     Memory(MemoryDevice),
 }
@@ -44,6 +49,8 @@ pub enum AnyRx<'a> {
     Tap(VlanRx<'a, &'a mut TapRx>),
     #[cfg(feature = "packet")]
     Packet(VlanRx<'a, &'a mut PacketRx>),
+    #[cfg(feature = "xdp")]
+    Xdp(VlanRx<'a, &'a mut XdpRx>),
     Memory(&'a mut MemoryRx),
 }
 
@@ -56,6 +63,8 @@ pub enum AnyTx<'a> {
     Tap(VlanTx<&'a mut TapTx>),
     #[cfg(feature = "packet")]
     Packet(VlanTx<&'a mut PacketTx>),
+    #[cfg(feature = "xdp")]
+    Xdp(VlanTx<&'a mut XdpTx>),
     Memory(&'a mut MemoryTx),
 }
 
@@ -67,6 +76,8 @@ macro_rules! each {
             Self::Tap($inner) => $call,
             #[cfg(feature = "packet")]
             Self::Packet($inner) => $call,
+            #[cfg(feature = "xdp")]
+            Self::Xdp($inner) => $call,
             Self::Memory($inner) => $call,
         }
     };
@@ -90,6 +101,11 @@ impl AnyDevice {
                 let device = PacketDevice::open(name, config)?;
                 Ok(Self::Packet(Vlan::new(device, *vlan)))
             }
+            #[cfg(feature = "xdp")]
+            Spec::Xdp { name, config, vlan } => {
+                let device = XdpDevice::open(name, config)?;
+                Ok(Self::Xdp(Vlan::new(device, *vlan)))
+            }
             Spec::Memory(_) => Err(OpenError::Unsuitable {
                 device: spec.to_string(),
                 reason: "a memory link has two ends, both in one process: a program makes them \
@@ -105,7 +121,7 @@ impl AnyDevice {
     /// # Errors
     /// Those of [`open`](Self::open).
     #[cfg_attr(
-        not(any(feature = "tap", feature = "packet")),
+        not(any(feature = "tap", feature = "packet", feature = "xdp")),
         allow(unused_variables, reason = "a memory link is not opened")
     )]
     pub fn open_queues(spec: &Spec, queues: usize) -> Result<Vec<Self>, OpenError> {
@@ -122,6 +138,11 @@ impl AnyDevice {
                     .into_iter()
                     .map(|device| Self::Packet(Vlan::new(device, *vlan)))
                     .collect())
+            }
+            #[cfg(feature = "xdp")]
+            Spec::Xdp { name, config, vlan } => {
+                let devices = XdpDevice::open_queues(name, config, queues)?;
+                Ok(devices.into_iter().map(|device| Self::Xdp(Vlan::new(device, *vlan))).collect())
             }
             Spec::Memory(_) => Self::open(spec).map(|device| vec![device]),
         }
@@ -145,6 +166,13 @@ impl From<TapDevice> for AnyDevice {
 impl From<PacketDevice> for AnyDevice {
     fn from(device: PacketDevice) -> Self {
         Self::Packet(Vlan::new(device, None))
+    }
+}
+
+#[cfg(feature = "xdp")]
+impl From<XdpDevice> for AnyDevice {
+    fn from(device: XdpDevice) -> Self {
+        Self::Xdp(Vlan::new(device, None))
     }
 }
 
@@ -173,6 +201,11 @@ impl Device for AnyDevice {
             Self::Packet(device) => {
                 let (rx, tx) = device.split();
                 (AnyRx::Packet(rx), AnyTx::Packet(tx))
+            }
+            #[cfg(feature = "xdp")]
+            Self::Xdp(device) => {
+                let (rx, tx) = device.split();
+                (AnyRx::Xdp(rx), AnyTx::Xdp(tx))
             }
             Self::Memory(device) => {
                 let (rx, tx) = device.split();

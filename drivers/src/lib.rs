@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`tap`] | the Linux kernel as the station at the other end, through io_uring | `tap` |
 //! | [`packet`] | an Ethernet interface, through AF_PACKET rings | `packet` |
+//! | `xdp` | an Ethernet interface shared with the kernel, through AF_XDP rings | `xdp` |
 //!
 //! [`AnyDevice::open`] takes a [`Spec`] such as `packet:eth1`. [`doctor`] says what works on this
 //! machine, and [`lab`] makes private networks to try it in (feature `lab`).
@@ -21,6 +22,8 @@ pub mod doctor;
 pub mod kernel;
 #[cfg(feature = "lab")]
 pub mod lab;
+#[cfg(any(feature = "packet", feature = "xdp"))]
+mod membership;
 pub mod netlink;
 mod open;
 #[cfg(feature = "packet")]
@@ -30,6 +33,8 @@ mod spec;
 pub mod tap;
 #[cfg(any(feature = "tap", feature = "packet"))]
 mod vnet_hdr;
+#[cfg(feature = "xdp")]
+pub mod xdp;
 
 pub use any::{AnyDevice, AnyRx, AnyTx};
 pub use open::OpenError;

@@ -14,6 +14,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    LinkXdp,
 };
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -68,6 +69,12 @@ pub struct Link {
     pub mtu: usize,
     /// Administratively up.
     pub up: bool,
+    /// Receive queues it was made with.
+    pub rx_queues: u32,
+    /// What kind of virtual interface it is, such as `veth`; `None` for hardware.
+    pub kind: Option<String>,
+    /// The XDP program attached to it, if there is one.
+    pub xdp_program: Option<u32>,
 }
 
 /// A connection to the kernel's rtnetlink, in the network namespace of the opening thread.
@@ -324,6 +331,9 @@ fn describe(message: &LinkMessage) -> Link {
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        rx_queues: 1,
+        kind: None,
+        xdp_program: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -331,6 +341,19 @@ fn describe(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu as usize,
             LinkAttribute::Address(mac) => {
                 link.mac = mac.as_slice().try_into().ok().map(MacAddr);
+            }
+            LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            LinkAttribute::Xdp(attributes) => {
+                link.xdp_program = attributes.iter().find_map(|attribute| match attribute {
+                    LinkXdp::ProgId(id) => Some(*id),
+                    _ => None,
+                });
             }
             _ => {}
         }

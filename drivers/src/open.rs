@@ -63,7 +63,7 @@ pub enum OpenError {
 
 /// Repeats `attempt` for up to two seconds while it fails with EBUSY or EADDRINUSE: after a process
 /// exits, the kernel lets go of its queues a little later.
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 pub(crate) fn retry_while_busy<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     use std::thread;
     use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ pub(crate) fn retry_while_busy<T>(mut attempt: impl FnMut() -> io::Result<T>) ->
 }
 
 /// Whether an error says that somebody else holds the object.
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 pub(crate) fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EADDRINUSE))
 }
@@ -91,7 +91,7 @@ fn interfaces() -> String {
     names.join(", ")
 }
 
-#[cfg(all(test, any(feature = "tap", feature = "packet")))]
+#[cfg(all(test, any(feature = "tap", feature = "packet", feature = "xdp")))]
 mod tests {
     use super::*;
 

@@ -2,13 +2,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use underpass_devices::MemoryConfig;
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 use underpass_devices::VlanId;
 
 #[cfg(feature = "packet")]
 use crate::packet::PacketConfig;
 #[cfg(feature = "tap")]
 use crate::tap::TapConfig;
+#[cfg(feature = "xdp")]
+use crate::xdp::XdpConfig;
 
 /// Which device to open, in one line: `KIND:TARGET[,KEY=VALUE…]`.
 ///
@@ -16,6 +18,7 @@ use crate::tap::TapConfig;
 /// |---|---|
 /// | `tap:NAME` | `offload`, `mac`, `mtu`, `host` (may be repeated), `io`, `queues`, `slots`, `vlan` |
 /// | `packet:INTERFACE` | `offload`, `mac`, `qdisc-bypass`, `fanout`, `rx-slots`, `tx-slots`, `vlan` |
+/// | `xdp:INTERFACE` | `queue`, `mode`, `share`, `mac`, `only` and `ether-type` (may be repeated), `busy-poll`, `huge-pages`, `rx-slots`, `tx-slots`, `vlan` |
 /// | `memory:` | `offload`, `mtu`, `slots` |
 ///
 /// The fields of the configurations say what the keys mean; `vlan` puts a
@@ -51,6 +54,16 @@ pub enum Spec {
         name: String,
         /// The options.
         config: PacketConfig,
+        /// The VLAN of the link to be on.
+        vlan: Option<VlanId>,
+    },
+    /// `xdp:INTERFACE`
+    #[cfg(feature = "xdp")]
+    Xdp {
+        /// Name of the interface.
+        name: String,
+        /// The options.
+        config: XdpConfig,
         /// The VLAN of the link to be on.
         vlan: Option<VlanId>,
     },
@@ -156,6 +169,16 @@ impl FromStr for Spec {
                 })?;
                 Ok(Self::Packet { name, config, vlan })
             }
+            #[cfg(feature = "xdp")]
+            "xdp" => {
+                let name = interface("xdp", target)?;
+                let (mut config, mut vlan) = (XdpConfig::default(), None);
+                set_each("xdp", XDP_OPTIONS, options, |key, value| match key {
+                    "vlan" => set_vlan(&mut vlan, value),
+                    _ => set_xdp(&mut config, key, value),
+                })?;
+                Ok(Self::Xdp { name, config, vlan })
+            }
             "memory" => {
                 let mut config = MemoryConfig::default();
                 if !target.is_empty() {
@@ -208,6 +231,26 @@ impl fmt::Display for Spec {
                 option(f, "tx-slots", &config.tx_slots, &default.tx_slots)?;
                 given(f, "vlan", vlan.as_ref())
             }
+            #[cfg(feature = "xdp")]
+            Self::Xdp { name, config, vlan } => {
+                let default = XdpConfig::default();
+                write!(f, "xdp:{name}")?;
+                option(f, "queue", &config.queue, &default.queue)?;
+                option(f, "mode", &config.mode, &default.mode)?;
+                option(f, "share", &switch(config.share), &switch(default.share))?;
+                given(f, "mac", config.mac.as_ref())?;
+                for service in &config.only {
+                    given(f, "only", Some(service))?;
+                }
+                for ether_type in &config.ether_types {
+                    given(f, "ether-type", Some(&format_args!("{ether_type:#06x}")))?;
+                }
+                option(f, "busy-poll", &switch(config.busy_poll), &switch(default.busy_poll))?;
+                option(f, "huge-pages", &switch(config.huge_pages), &switch(default.huge_pages))?;
+                option(f, "rx-slots", &config.rx_slots, &default.rx_slots)?;
+                option(f, "tx-slots", &config.tx_slots, &default.tx_slots)?;
+                given(f, "vlan", vlan.as_ref())
+            }
             Self::Memory(config) => {
                 let default = MemoryConfig::default();
                 write!(f, "memory:")?;
@@ -220,17 +263,22 @@ impl fmt::Display for Spec {
 }
 
 /// All kinds, whether this program was built with them or not.
-const KINDS: &[&str] = &["tap", "packet", "memory"];
+const KINDS: &[&str] = &["tap", "packet", "xdp", "memory"];
 
 #[cfg(feature = "tap")]
 const TAP_OPTIONS: &[&str] = &["offload", "mac", "mtu", "host", "io", "queues", "slots", "vlan"];
 #[cfg(feature = "packet")]
 const PACKET_OPTIONS: &[&str] =
     &["offload", "mac", "qdisc-bypass", "fanout", "rx-slots", "tx-slots", "vlan"];
+#[cfg(feature = "xdp")]
+const XDP_OPTIONS: &[&str] = &[
+    "queue", "mode", "share", "mac", "only", "ether-type", "busy-poll", "huge-pages", "rx-slots",
+    "tx-slots", "vlan",
+];
 const MEMORY_OPTIONS: &[&str] = &["offload", "mtu", "slots"];
 
-/// The option that may be given several times.
-const REPEATABLE: &str = "host";
+/// The options that may be given several times.
+const REPEATABLE: &[&str] = &["host", "only", "ether-type"];
 
 /// What a value should have been.
 type Wanted = String;
@@ -249,7 +297,7 @@ fn set_tap(config: &mut TapConfig, key: &str, text: &str) -> Result<(), Wanted> 
     Ok(())
 }
 
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 fn set_vlan(vlan: &mut Option<VlanId>, text: &str) -> Result<(), Wanted> {
     *vlan = Some(value(text, "the number of a VLAN, 1 to 4094")?);
     Ok(())
@@ -266,6 +314,32 @@ fn set_packet(config: &mut PacketConfig, key: &str, text: &str) -> Result<(), Wa
         _ => config.tx_slots = number(text)?,
     }
     Ok(())
+}
+
+#[cfg(feature = "xdp")]
+fn set_xdp(config: &mut XdpConfig, key: &str, text: &str) -> Result<(), Wanted> {
+    match key {
+        "queue" => config.queue = value(text, "the number of a queue")?,
+        "mode" => config.mode = value(text, "auto, zerocopy, copy or skb")?,
+        "share" => config.share = on_or_off(text)?,
+        "mac" => config.mac = Some(mac(text)?),
+        "only" => config.only.push(value(text, "a protocol or port such as icmp or tcp/80")?),
+        "ether-type" => config.ether_types.push(ether_type(text)?),
+        "busy-poll" => config.busy_poll = on_or_off(text)?,
+        "huge-pages" => config.huge_pages = on_or_off(text)?,
+        "rx-slots" => config.rx_slots = number(text)?,
+        _ => config.tx_slots = number(text)?,
+    }
+    Ok(())
+}
+
+#[cfg(feature = "xdp")]
+fn ether_type(text: &str) -> Result<u16, Wanted> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u16::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "an EtherType such as 0x88b5".to_owned())
 }
 
 fn set_memory(config: &mut MemoryConfig, key: &str, text: &str) -> Result<(), Wanted> {
@@ -294,7 +368,7 @@ fn set_each(
             let key = key.to_owned();
             return Err(ParseSpecError::UnknownOption { kind, key, known });
         }
-        if seen.contains(&key) && key != REPEATABLE {
+        if seen.contains(&key) && !REPEATABLE.contains(&key) {
             let key = key.to_owned();
             return Err(ParseSpecError::Repeated { kind, key });
         }
@@ -309,7 +383,7 @@ fn set_each(
     Ok(())
 }
 
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 fn interface(kind: &'static str, target: &str) -> Result<String, ParseSpecError> {
     if target.is_empty() {
         return Err(ParseSpecError::Target {
@@ -328,12 +402,12 @@ fn on_or_off(text: &str) -> Result<bool, Wanted> {
     }
 }
 
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 fn mac(text: &str) -> Result<underpass_devices::MacAddr, Wanted> {
     value(text, "a MAC address such as 02:00:00:00:00:01")
 }
 
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 fn number(text: &str) -> Result<usize, Wanted> {
     value(text, "a number")
 }
@@ -344,7 +418,7 @@ fn limited(text: &str, most: usize) -> Result<usize, Wanted> {
     if (1..=most).contains(&number) { Ok(number) } else { Err(wanted()) }
 }
 
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
 fn value<T: FromStr>(text: &str, wanted: &str) -> Result<T, Wanted> {
     text.parse().map_err(|_| wanted.to_owned())
 }

@@ -7,6 +7,7 @@ use underpass_devices::MacAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::slot::{SLOT_LEN, TPACKET_V2};
+use crate::membership;
 
 /// An AF_PACKET socket for whole Ethernet frames, each behind a virtio_net_hdr.
 #[derive(Debug)]
@@ -57,25 +58,7 @@ impl PacketSocket {
 
     /// Lets multicast frames in, which IPv6 neighbour discovery needs, and those to `mac`.
     pub(super) fn receive_filter(&self, interface: u32, mac: Option<MacAddr>) -> io::Result<()> {
-        let all_multicast = PacketMreq {
-            interface,
-            kind: libc::PACKET_MR_ALLMULTI as u16,
-            address_len: 0,
-            address: [0; 8],
-        };
-        self.set(libc::PACKET_ADD_MEMBERSHIP, &all_multicast)?;
-        let Some(MacAddr(mac)) = mac else {
-            return Ok(());
-        };
-        let mut address = [0; 8];
-        address[..mac.len()].copy_from_slice(&mac);
-        let unicast = PacketMreq {
-            kind: libc::PACKET_MR_UNICAST as u16,
-            address_len: mac.len() as u16,
-            address,
-            ..all_multicast
-        };
-        self.set(libc::PACKET_ADD_MEMBERSHIP, &unicast)
+        membership::join(self.fd.as_fd(), interface, mac)
     }
 
     /// Starts to receive the frames of all protocols on one interface.
@@ -219,16 +202,6 @@ struct TpacketReq {
 struct TpacketStats {
     packets: u32,
     drops: u32,
-}
-
-/// `struct packet_mreq`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct PacketMreq {
-    interface: u32,
-    kind: u16,
-    address_len: u16,
-    address: [u8; 8],
 }
 
 /// `struct sockaddr_ll`.

@@ -1,0 +1,176 @@
+//! What the maps of the XDP program hold, laid out as in `bpf/underpass.bpf.c`, and their names.
+
+use std::net::IpAddr;
+
+use aya::Pod;
+
+pub(super) const SOCKETS: &str = "sockets";
+pub(super) const SETTINGS: &str = "settings";
+pub(super) const TARGETS: &str = "targets";
+pub(super) const RULES: &str = "rules";
+pub(super) const RULE_KINDS: &str = "rule_kinds";
+pub(super) const TALLIES: &str = "tallies";
+
+/// Entries of [`TARGETS`].
+pub(super) const MAX_TARGETS: usize = 4096;
+/// Entries of [`RULES`]; slots of their counters are counted from 1.
+pub(super) const MAX_RULES: u32 = 1024;
+/// Bits of a [`RuleKey`] in front of the address.
+pub(super) const RULE_PREFIX: u32 = 32;
+
+/// Every frame is for the stack.
+pub(super) const TAKE_ALL: u32 = 1 << 0;
+/// The stack's MAC address is not the interface's.
+pub(super) const OWN_MAC: u32 = 1 << 1;
+
+/// A target selects packets.
+pub(super) const TARGET_PACKETS: u32 = 1 << 0;
+/// A target selects questions and answers about a link address.
+pub(super) const TARGET_NEIGHBOR: u32 = 1 << 1;
+
+/// `struct settings`
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Settings {
+    pub(super) flags: u32,
+    /// [`Kind::bit`]s of what [`TARGETS`] holds.
+    pub(super) targets: u32,
+    pub(super) vlan: u16,
+    pub(super) mac: [u8; 6],
+}
+
+/// `struct target`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub(super) struct Target {
+    pub(super) address: [u8; 16],
+    /// Big-endian port or EtherType.
+    pub(super) port: [u8; 2],
+    pub(super) protocol: u8,
+    pub(super) kind: u8,
+}
+
+/// `struct rule_key` without the prefix length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct RuleKey {
+    pub(super) protocol: u8,
+    pub(super) kind: u8,
+    /// Big-endian.
+    pub(super) port: [u8; 2],
+    pub(super) source: [u8; 16],
+}
+
+/// `struct rule`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct RuleEntry {
+    pub(super) slot: u32,
+    pub(super) source_len: u32,
+    pub(super) action: u32,
+    /// As the rate was given.
+    pub(super) per_second: u32,
+    pub(super) burst: u32,
+    pub(super) padding: u32,
+    /// Nanoseconds per packet.
+    pub(super) interval: u64,
+    /// Nanoseconds.
+    pub(super) tolerance: u64,
+}
+
+pub(super) const ACTION_ALLOW: u32 = 0;
+pub(super) const ACTION_DENY: u32 = 1;
+pub(super) const ACTION_LIMIT: u32 = 2;
+
+/// `struct tally`
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct TallyEntry {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+}
+
+/// What can happen to a frame, in the order of its counters: to the kernel, to the stack, lost.
+pub(super) const VERDICTS: u32 = 3;
+
+// SAFETY: integers and arrays of them, without padding (`Settings` 4 + 4 + 2 + 6).
+unsafe impl Pod for Settings {}
+// SAFETY: integers and arrays of them, without padding (16 + 2 + 1 + 1).
+unsafe impl Pod for Target {}
+// SAFETY: integers and arrays of them, without padding (1 + 1 + 2 + 16).
+unsafe impl Pod for RuleKey {}
+// SAFETY: integers, without padding (4 * 6 + 8 * 2).
+unsafe impl Pod for RuleEntry {}
+// SAFETY: integers, without padding (8 * 2).
+unsafe impl Pod for TallyEntry {}
+
+/// The families of addresses in a key.
+pub(super) const FAMILY_ANY: u8 = 0;
+pub(super) const FAMILY_IPV4: u8 = 4;
+pub(super) const FAMILY_IPV6: u8 = 6;
+pub(super) const FAMILY_ETHER_TYPE: u8 = 8;
+
+/// Which fields of a key count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Neither protocol nor port.
+    Whole,
+    Protocol,
+    /// Protocol and port.
+    Port,
+}
+
+impl Shape {
+    pub(super) fn of(protocol: Option<u8>, port: Option<u16>) -> Self {
+        match (protocol, port) {
+            (None, _) => Self::Whole,
+            (Some(_), None) => Self::Protocol,
+            (Some(_), Some(_)) => Self::Port,
+        }
+    }
+
+    /// The `kind` byte of a key.
+    pub(super) fn kind(self, family: u8) -> u8 {
+        let shape = match self {
+            Self::Whole => 0x10,
+            Self::Protocol => 0x20,
+            Self::Port => 0x30,
+        };
+        shape | family
+    }
+}
+
+/// The `HAS_` bit of a key's kind: that a map holds such keys.
+pub(super) fn has_bit(kind: u8) -> u32 {
+    let (shape, family) = (kind & 0xf0, kind & 0x0f);
+    if family == FAMILY_ETHER_TYPE {
+        return 1 << 6;
+    }
+    let any = if family == FAMILY_ANY { 3 } else { 0 };
+    match shape {
+        0x10 => 1 << any,
+        0x20 => 1 << (any + 1),
+        _ => 1 << (any + 2),
+    }
+}
+
+/// An address in the first bytes of sixteen, and its family.
+pub(super) fn address_bytes(ip: IpAddr) -> ([u8; 16], u8) {
+    match ip {
+        IpAddr::V4(v4) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&v4.octets());
+            (bytes, FAMILY_IPV4)
+        }
+        IpAddr::V6(v6) => (v6.octets(), FAMILY_IPV6),
+    }
+}
+
+/// The address back from its bytes. `None`: there is no such family.
+pub(super) fn address_of(bytes: [u8; 16], family: u8) -> Option<IpAddr> {
+    match family {
+        FAMILY_IPV4 => Some(IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])),
+        FAMILY_IPV6 => Some(IpAddr::from(bytes)),
+        _ => None,
+    }
+}
