@@ -8,8 +8,9 @@
 //! - the devices that exist in memory alone: [`MemoryDevice`], two ends that pass frames as fast as
 //!   memory allows, and [`SimDevice`], two ends of a simulated link in virtual time;
 //! - the devices around a device: [`Fault`] loses and damages frames, [`Pcap`] writes them to a
-//!   capture file, [`Trace`] logs them, [`Vlan`] tags them, and [`Hooked`] does whatever your [`Hook`]
-//!   says;
+//!   capture file, [`Trace`] logs them, [`Vlan`] tags them, [`Filter`] drops what [`Rule`]s say, and
+//!   [`Hooked`] does whatever your [`Hook`] says;
+//! - [`Selection`], what a stack wants of a device that shares its interface with the kernel;
 //! - [`segment`] and [`checksum`], offloads carried out in software, and [`Steering`], which tells
 //!   the queue of a flow where there are several;
 //! - `conformance`, the kit that every device must pass (feature `conformance`).
@@ -44,7 +45,10 @@ mod vlan;
 pub use caps::{Caps, Medium};
 pub use device::{Buffers, Counters, Device, Frame, RxQueue, SendError, TxQueue, Wake};
 pub use fault::{Fault, FaultConfig, FaultHook, FaultStats};
-pub use filter::{Action, Rate, Rule, RuleError, RuleMatch, RuleReport, Tally, VerdictCounts};
+pub use filter::{
+    Action, Filter, FilterHandle, FilterLimits, FilterRx, MAX_RULES, Rate, Rule, RuleError,
+    RuleMatch, RuleReport, RuleTable, Tally, VerdictCounts,
+};
 pub use hook::{Hook, Hooked, HookedRx, HookedTx, Received};
 pub use mac::{MacAddr, ParseMacError};
 pub use memory::{MemoryConfig, MemoryDevice, MemoryRx, MemoryTx};

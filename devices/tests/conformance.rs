@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use underpass_devices::conformance::{self, Case, DevicePeer, Harness, Peer, Report};
 use underpass_devices::{
-    Device, Fault, FaultConfig, LinkConfig, MemoryConfig, MemoryDevice, Pcap, SimDevice, SimLink,
-    Trace, Vlan, VlanId,
+    Action, Device, Fault, FaultConfig, Filter, FilterHandle, LinkConfig, MemoryConfig,
+    MemoryDevice, Pcap, Rule, SimDevice, SimLink, Trace, Vlan, VlanId,
 };
 
 /// A device made from one end of a memory link, and the other end.
@@ -76,6 +76,23 @@ fn wrappers() {
         all_pass(config, |device| Trace::new(device, "memory"));
         all_pass(config, |device| Trace::new(Fault::new(device, FaultConfig::default()), "two"));
     }
+}
+
+#[test]
+fn filters() {
+    let rules = FilterHandle::default();
+    for config in [MemoryConfig { slots: 32, ..PLAIN() }, offloads()] {
+        all_pass(config, |device| Filter::new(device, rules.clone()));
+    }
+    for text in ["0.0.0.0/0", "::/0,tcp", "10.0.0.0/8,udp/53"] {
+        let matches = text.parse().unwrap();
+        rules.insert(Rule { matches, action: Action::Allow }).unwrap();
+    }
+    for config in [MemoryConfig { slots: 32, ..PLAIN() }, offloads()] {
+        all_pass(config, |device| Filter::new(device, rules.clone()));
+    }
+    let totals = rules.totals();
+    assert!(totals.redirect.packets > 1000 && totals.drop.packets == 0, "{totals:?}");
 }
 
 #[test]

@@ -272,8 +272,17 @@ const PACKET_OPTIONS: &[&str] =
     &["offload", "mac", "qdisc-bypass", "fanout", "rx-slots", "tx-slots", "vlan"];
 #[cfg(feature = "xdp")]
 const XDP_OPTIONS: &[&str] = &[
-    "queue", "mode", "share", "mac", "only", "ether-type", "busy-poll", "huge-pages", "rx-slots",
-    "tx-slots", "vlan",
+    "queue",
+    "mode",
+    "share",
+    "mac",
+    "only",
+    "ether-type",
+    "busy-poll",
+    "huge-pages",
+    "rx-slots",
+    "tx-slots",
+    "vlan",
 ];
 const MEMORY_OPTIONS: &[&str] = &["offload", "mtu", "slots"];
 
