@@ -4,6 +4,7 @@ mod counts;
 mod handle;
 mod limiter;
 mod rule;
+mod service;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use polonius_the_crab::{polonius_loop, polonius_return, polonius_try};
 pub use self::counts::{RuleReport, Tally, VerdictCounts};
 pub use self::handle::{FilterHandle, FilterLimits};
 pub use self::rule::{Action, Rate, Rule, RuleError, RuleMatch};
+pub use self::service::Service;
 pub use self::table::{MAX_RULES, RuleTable};
 use crate::{Buffers, Caps, Counters, Device, Frame, Instant, Medium, RxQueue, Selection, Wake};
 

@@ -47,7 +47,7 @@ pub use device::{Buffers, Counters, Device, Frame, RxQueue, SendError, TxQueue, 
 pub use fault::{Fault, FaultConfig, FaultHook, FaultStats};
 pub use filter::{
     Action, Filter, FilterHandle, FilterLimits, FilterRx, MAX_RULES, Rate, Rule, RuleError,
-    RuleMatch, RuleReport, RuleTable, Tally, VerdictCounts,
+    RuleMatch, RuleReport, RuleTable, Service, Tally, VerdictCounts,
 };
 pub use hook::{Hook, Hooked, HookedRx, HookedTx, Received};
 pub use mac::{MacAddr, ParseMacError};

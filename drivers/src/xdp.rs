@@ -44,7 +44,7 @@ use std::io;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use underpass_devices::{Buffers, Caps, Counters, Device, MacAddr, Selection, Wake};
+use underpass_devices::{Buffers, Caps, Counters, Device, MacAddr, Selection, Service, Wake};
 
 use self::opening::Opening;
 use self::program::Program;
@@ -67,8 +67,8 @@ pub struct XdpConfig {
     /// Station address; `None`: the interface's own.
     pub mac: Option<MacAddr>,
     /// Of the packets to the stack's addresses, only these go to it, and the rest to the kernel;
-    /// empty: all. A port goes with its protocol (6: TCP, 17: UDP).
-    pub only: Vec<(u8, Option<u16>)>,
+    /// empty: all.
+    pub only: Vec<Service>,
     /// Frames of these EtherTypes go to the stack, too.
     pub ether_types: Vec<u16>,
     /// Drive the NIC's interrupt work from our own receive calls (`SO_PREFER_BUSY_POLL`): for a shard

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use super::Service;
 use crate::packet_key::has_ports;
 
 /// What becomes of the packets from some sources.
@@ -92,9 +93,6 @@ pub enum RuleError {
     Full(usize),
 }
 
-const PROTOCOLS: [(&str, u8); 5] =
-    [("tcp", 6), ("udp", 17), ("icmp", 1), ("icmpv6", 58), ("sctp", 132)];
-
 impl RuleMatch {
     /// The same without the bits of the source behind its prefix.
     ///
@@ -117,16 +115,8 @@ impl FromStr for RuleMatch {
         let (source, rest) = split(text, ',');
         let net = source.parse().or_else(|_| source.parse::<IpAddr>().map(IpNet::from));
         let source = net.map_err(|_| RuleError::BadSource(source.to_owned()))?;
-        let (protocol, port) = match rest.map(|rest| split(rest, '/')) {
-            Some((protocol, port)) => (Some(protocol), port),
-            None => (None, None),
-        };
-        let port = port.map(|port| port.parse().map_err(|_| RuleError::BadPort(port.to_owned())));
-        let port = port.transpose()?;
-        let protocol = match (protocol, port) {
-            (Some(""), Some(port)) => return Err(RuleError::PortWithoutProtocol(port)),
-            (protocol, _) => protocol.map(parse_protocol).transpose()?,
-        };
+        let service = rest.map(str::parse::<Service>).transpose()?;
+        let (protocol, port) = service.map_or((None, None), |s| (Some(s.protocol), s.port));
         Self { source, protocol, port }.checked()
     }
 }
@@ -134,12 +124,10 @@ impl FromStr for RuleMatch {
 impl fmt::Display for RuleMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.source)?;
-        let Some(protocol) = self.protocol else { return Ok(()) };
-        match PROTOCOLS.iter().find(|(_, number)| *number == protocol) {
-            Some((name, _)) => write!(f, ",{name}")?,
-            None => write!(f, ",{protocol}")?,
+        match self.protocol {
+            Some(protocol) => write!(f, ",{}", Service { protocol, port: self.port }),
+            None => Ok(()),
         }
-        self.port.map_or(Ok(()), |port| write!(f, "/{port}"))
     }
 }
 
@@ -167,15 +155,8 @@ impl fmt::Display for Rate {
     }
 }
 
-fn parse_protocol(text: &str) -> Result<u8, RuleError> {
-    match PROTOCOLS.iter().find(|(name, _)| *name == text) {
-        Some((_, number)) => Ok(*number),
-        None => text.parse().map_err(|_| RuleError::BadProtocol(text.to_owned())),
-    }
-}
-
 /// What is before the separator, and what is behind it.
-fn split(text: &str, separator: char) -> (&str, Option<&str>) {
+pub(super) fn split(text: &str, separator: char) -> (&str, Option<&str>) {
     match text.split_once(separator) {
         Some((before, behind)) => (before, Some(behind)),
         None => (text, None),

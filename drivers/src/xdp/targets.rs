@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use underpass_devices::{IpSelector, Selector};
+use underpass_devices::{IpSelector, Selector, Service};
 
 use super::XdpConfig;
 use super::maps::{
@@ -45,7 +45,7 @@ fn add_ip(targets: &mut HashMap<Target, u32>, ip: &IpSelector, config: &XdpConfi
     }
     let is_station = ip.to.is_some_and(|to| !to.is_multicast());
     if ip.protocol.is_none() && is_station && !config.only.is_empty() {
-        for (protocol, port) in &config.only {
+        for Service { protocol, port } in &config.only {
             *targets.entry(key(ip.to, Some(*protocol), *port)).or_default() |= TARGET_PACKETS;
         }
     } else if ip.protocol.is_some() || ip.port.is_none() {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_part_of_an_address_keeps_its_neighbours() {
-        let config = XdpConfig { only: vec![(TCP, Some(80))], ..XdpConfig::default() };
+        let config = XdpConfig { only: vec!["tcp/80".parse().unwrap()], ..XdpConfig::default() };
         let group = IpAddr::from([224, 0, 0, 251]);
         let targets = of(&[Selector::address(ours()), Selector::address(group)], &config);
         let expected = HashMap::from([

@@ -80,15 +80,11 @@ impl XdpTx {
         self.counters
     }
 
-    /// The transmit chunks.
+    /// The transmit slots, of as many chunks as the longest frame takes.
     pub(super) fn buffers(&self) -> Buffers {
-        let total = self.chunks.ledger.total();
-        Buffers {
-            tx_total: total,
-            tx_free: self.free.len(),
-            tx_busy: total - self.free.len(),
-            ..Buffers::default()
-        }
+        let total = self.chunks.ledger.total() / self.chunks_per_frame;
+        let free = self.room();
+        Buffers { tx_total: total, tx_free: free, tx_busy: total - free, ..Buffers::default() }
     }
 
     /// The next chunk, for `len` bytes.
