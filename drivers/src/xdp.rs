@@ -33,6 +33,8 @@ mod ledger;
 mod maps;
 mod opening;
 mod program;
+#[cfg(all(test, feature = "lab"))]
+mod program_tests;
 mod rules;
 mod rx;
 mod socket;

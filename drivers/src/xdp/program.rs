@@ -39,7 +39,8 @@ pub(super) struct Program {
     /// What [`targets`](Self::targets) holds.
     steered: HashMap<Target, u32>,
     /// Keeps the program and its other maps loaded.
-    _object: Ebpf,
+    #[cfg_attr(not(test), allow(dead_code, reason = "held, not used"))]
+    object: Ebpf,
 }
 
 impl Program {
@@ -100,7 +101,7 @@ impl Program {
             current,
             targets,
             steered: HashMap::new(),
-            _object: object,
+            object,
         };
         program
             .select(&Selection::default())
@@ -143,6 +144,14 @@ impl Program {
     /// The filter and the counters.
     pub(super) fn control(&self) -> Result<XdpControl, ControlError> {
         XdpControl::of_program(self.id, &self.interface)
+    }
+
+    /// What the program makes of a frame on queue 0, without a network (`BPF_PROG_TEST_RUN`).
+    #[cfg(test)]
+    pub(super) fn run(&self, frame: &[u8]) -> io::Result<u32> {
+        let program: &Xdp =
+            self.object.program(NAMES[0]).and_then(|program| program.try_into().ok()).unwrap();
+        super::program_tests::run(program.fd().map_err(|error| map_error(&error))?, frame)
     }
 
     fn apply_settings(&mut self) -> io::Result<()> {

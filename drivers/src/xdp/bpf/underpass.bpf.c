@@ -254,35 +254,24 @@ static __always_inline void parse_ipv6(struct packet *p, void *at, void *end)
 #pragma unroll
 	for (int i = 0; i < MAX_EXTENSIONS; i++) {
 		__u8 *header = at + offset;
+		__u8 kind = p->protocol;
 
-		switch (p->protocol) {
-		case 0:		/* hop-by-hop options */
-		case 43:	/* routing */
-		case 60:	/* destination options */
-			if ((void *)(header + 2) > end)
-				return;
-			p->protocol = header[0];
-			offset += (header[1] + 1) * 8;
+		/* Hop-by-hop and destination options, routing, fragment, authentication (RFC 4302). */
+		if (kind != 0 && kind != 60 && kind != 43 && kind != 44 && kind != 51)
 			break;
-		case 44:	/* fragment */
-			if ((void *)(header + 8) > end)
-				return;
-			p->protocol = header[0];
+		if ((void *)(header + 8) > end)
+			return;
+		p->protocol = header[0];
+		if (kind == 44) {
 			offset += 8;
 			if (*(__be16 *)(header + 2) & bpf_htons(0xfff8))
 				return;
-			break;
-		case 51:	/* authentication, RFC 4302 */
-			if ((void *)(header + 2) > end)
-				return;
-			p->protocol = header[0];
+		} else if (kind == 51) {
 			offset += (header[1] + 2) * 4;
-			break;
-		default:
-			goto transport;
+		} else {
+			offset += (header[1] + 1) * 8;
 		}
 	}
-transport:
 	parse_transport(p, at + offset, end);
 }
 
