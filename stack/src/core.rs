@@ -169,6 +169,7 @@ impl Core {
             out.poll_dhcp();
             out.poll_slaac();
             out.poll_groups();
+            out.net.follow_selections();
         }
         while let Some(dst) = self.pings.next_destination()
             && out.has_room(out.interface_to(dst).unwrap_or(0))
@@ -234,6 +235,7 @@ impl Core {
             || self.raw.is_dirty()
             || self.sleeps.is_dirty()
             || self.net.links.iter().any(|link| link.is_due(self.now))
+            || (self.is_first() && self.net.is_selection_due())
     }
 
     /// Gives back what was lent: addresses of DHCP servers. The messages leave with the next turn.

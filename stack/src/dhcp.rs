@@ -95,6 +95,7 @@ enum State {
     },
     /// The release is on its way, or was sent.
     Leaving {
+        address: Ipv4Addr,
         sent: bool,
     },
     /// Released for good.
@@ -130,6 +131,23 @@ impl Client {
             State::Probing { lease, .. } => Some(lease.net.addr()),
             _ => None,
         }
+    }
+
+    /// Addresses that the stack does not have and the client has to hear ARP packets to: the one being
+    /// checked, and the one that its probes are from (RFC 5227 §2.1.1); the one given back, which asks
+    /// for the server's MAC address.
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let addresses = match &self.state {
+            State::Probing { lease, .. } => [Some(lease.net.addr()), Some(Ipv4Addr::UNSPECIFIED)],
+            State::Leaving { address, .. } => [Some(*address), None],
+            _ => [None, None],
+        };
+        addresses.into_iter().flatten()
+    }
+
+    /// Nothing is expected any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, State::Stopped)
     }
 
     /// Something is to be done at once.
@@ -189,12 +207,12 @@ impl Client {
                 Some(self.renew(now, lease))
             }
             State::Renewing { lease, .. } => Some(self.renew(now, lease)),
-            State::Leaving { sent: false } => {
+            State::Leaving { address, sent: false } => {
                 self.next = now + FAREWELL;
-                self.state = State::Leaving { sent: true };
+                self.state = State::Leaving { address, sent: true };
                 None
             }
-            State::Leaving { sent: true } | State::Stopped => None,
+            State::Leaving { sent: true, .. } | State::Stopped => None,
         }
     }
 
@@ -286,7 +304,7 @@ impl Client {
             let message = release.to_bytes();
             self.queue.push(Action::Send { message, from: address, to: server });
             self.unbind();
-            (self.state, self.next) = (State::Leaving { sent: false }, now);
+            (self.state, self.next) = (State::Leaving { address, sent: false }, now);
         } else if !self.is_leaving() {
             self.state = State::Stopped;
         }

@@ -63,6 +63,12 @@ impl Groups {
         self.members.iter().any(|member| member.group == group && member.users > 0)
     }
 
+    /// The groups that sockets have joined.
+    pub(crate) fn joined_by_programs(&self) -> impl Iterator<Item = IpAddr> + Clone + '_ {
+        let joined = |member: &&Membership| member.users > usize::from(member.automatic);
+        self.members.iter().filter(joined).map(|member| member.group)
+    }
+
     /// One more user of a group. False: there are too many groups.
     pub(crate) fn join(&mut self, now: Instant, group: IpAddr) -> bool {
         if let Some(member) = self.members.iter_mut().find(|member| member.group == group) {

@@ -9,6 +9,11 @@ use crate::stack::BuildError;
 
 /// A device and what the stack is called on its link, for
 /// [`Builder::build_all`](crate::Builder::build_all).
+///
+/// A device that shares its interface with the kernel is told which frames the stack wants
+/// ([`Device::select`](underpass_devices::Device::select)): those to its addresses and to groups that
+/// sockets have joined, and what DHCP and SLAAC need. Broadcasts stay with the kernel, which cannot do
+/// without them: sockets hear none through such a device.
 #[derive(Clone, Debug)]
 pub struct Interface<D> {
     pub(crate) queues: Vec<D>,

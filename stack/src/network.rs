@@ -2,6 +2,7 @@
 //! is lost on the way.
 
 mod changes;
+mod selection;
 mod shared_routes;
 
 use std::io;
@@ -10,6 +11,7 @@ use std::task::Waker;
 
 use underpass_devices::{Caps, Instant};
 
+use self::selection::Selections;
 use self::shared_routes::SharedRoutes;
 use crate::config::Limits;
 use crate::dhcp::{self, Lease};
@@ -49,6 +51,7 @@ pub(crate) struct Network {
     pub(crate) mtu_changed: bool,
     /// Whoever waits for an address.
     pub(crate) watchers: Waiters,
+    selections: Selections,
     /// If there are several shards.
     shared_routes: Option<SharedRoutes>,
 }
@@ -62,6 +65,7 @@ impl Network {
         random: &mut Random,
     ) -> Self {
         Self {
+            selections: Selections::new(caps.len()),
             links: caps.into_iter().map(|caps| Link::new(caps, limits.neighbors, random)).collect(),
             routes,
             stats: Stats::default(),

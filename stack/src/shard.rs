@@ -61,17 +61,22 @@ impl<D: Device> Shard<D> {
         let mut core = self.shared.lock();
         let turn = core.turn(now, &mut self.devices);
         std::mem::swap(&mut core.wakes, &mut self.wakes);
+        let selections = core.net.take_selections();
         let has_mail = core.siblings.as_ref().is_some_and(Siblings::has_mail);
         drop(core);
         if has_mail {
             // More than one burst: the next round is due.
             self.shared.bell.ring();
         }
+        // Before anything leaves that is to be answered.
+        let selected = selections
+            .iter()
+            .try_for_each(|(interface, wanted)| self.devices[*interface].select(wanted));
         let flushed = self.devices.iter_mut().try_for_each(|device| device.split().1.flush(now));
         for waker in self.wakes.drain(..) {
             waker.wake();
         }
-        flushed.map(|()| turn)
+        selected.and(flushed).map(|()| turn)
     }
 
     /// Tells every socket that the device is gone.

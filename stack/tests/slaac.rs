@@ -1,11 +1,13 @@
 //! Addresses from router advertisements, and duplicate address detection, in virtual time.
 
+mod sharing;
 mod wire;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use underpass::devices::{Instant, MacAddr, MemoryConfig, MemoryDevice};
+use sharing::Sharing;
+use underpass::devices::{Instant, MacAddr, MemoryConfig, MemoryDevice, Selector};
 use underpass::{Address, AddressState, DropReason, Shard, Stack, UdpSocket};
 use wire::{ICMPV6, IPV6, Wire};
 
@@ -20,7 +22,7 @@ const SOLICIT: u8 = 135;
 struct World {
     now: Instant,
     stack: Stack,
-    shard: Shard<MemoryDevice>,
+    shard: Shard<Sharing<MemoryDevice>>,
     wire: Wire,
     /// What it sent of ICMPv6: when, type, source, and the target of a solicitation.
     sent: Vec<(Instant, u8, Ipv6Addr, Option<Ipv6Addr>)>,
@@ -34,8 +36,9 @@ impl World {
         let [a, b, c, d, e, f] = config.macs[0].0.map(u16::from);
         let id = [(a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f];
         let (device, wire) = MemoryDevice::pair(config);
-        let (stack, shard) = Stack::builder().slaac(true).seed(1).build_shard(device).unwrap();
-        Self {
+        let (stack, shard) =
+            Stack::builder().slaac(true).seed(1).build_shard(Sharing::new(device)).unwrap();
+        let mut world = Self {
             now: Instant::ZERO,
             stack,
             shard,
@@ -43,7 +46,10 @@ impl World {
             sent: Vec::new(),
             link_local: Ipv6Addr::new(0xfe80, 0, 0, 0, id[0], id[1], id[2], id[3]),
             global: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, id[0], id[1], id[2], id[3]),
-        }
+        };
+        // Nothing is heard before it has said what it wants.
+        world.run(Duration::ZERO);
+        world
     }
 
     fn run(&mut self, time: Duration) {
@@ -128,6 +134,11 @@ fn a_router_gives_an_address_a_route_and_dns_servers() {
     assert_eq!(world.state(world.global), Some(AddressState::Preferred));
     socket.send_to(b"x", early).unwrap();
     assert_eq!(world.gateways(), [IpAddr::V6(ROUTER)]);
+    let own = [world.link_local, world.global].map(|ip| Selector::address(ip.into()));
+    let routers = sharing::to_everybody(ICMPV6);
+    // Tentative addresses as well, and nothing anew when they are any more.
+    let said = world.shard.devices()[0].said();
+    assert_eq!(said, [vec![own[0], routers], vec![own[0], own[1], routers]]);
     assert_eq!(world.stack.dns_servers(), ["2001:db8::53".parse::<IpAddr>().unwrap()]);
 
     // Nobody asks any more; everything ends with its time.

@@ -25,6 +25,9 @@ impl<T: TxQueue> Out<'_, T> {
             let Some(mut client) = self.net.links[interface].dhcp.take() else {
                 continue;
             };
+            if client.next_timer().is_some_and(|at| at <= self.now) {
+                self.net.select_anew();
+            }
             while let Some(action) = client.poll(self.now) {
                 self.dhcp_action(interface, action);
             }

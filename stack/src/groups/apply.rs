@@ -109,6 +109,7 @@ impl Network {
             ));
         };
         if link.groups.join(now, group) {
+            self.select_anew();
             return Ok(interface);
         }
         Err(io::Error::new(
@@ -120,6 +121,7 @@ impl Network {
     pub(crate) fn leave(&mut self, now: Instant, group: IpAddr, interface: usize) {
         if let Some(link) = self.links.get_mut(interface) {
             link.groups.leave(now, group);
+            self.select_anew();
         }
     }
 

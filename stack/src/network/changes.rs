@@ -106,6 +106,7 @@ impl Network {
     fn note_change(&mut self) {
         self.changed = true;
         self.version += 1;
+        self.select_anew();
     }
 
     fn check_interface(&self, interface: usize) -> Result<(), AddressError> {

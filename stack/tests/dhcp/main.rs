@@ -1,6 +1,8 @@
 //! The DHCP client against a server by hand, in virtual time.
 
 mod server;
+#[path = "../sharing/mod.rs"]
+mod sharing;
 #[path = "../wire/mod.rs"]
 mod wire;
 
@@ -12,7 +14,8 @@ use server::{
     ACK, DECLINE, DISCOVER, Message, NAK, OFFER, OFFERED, RELEASE, REQUEST, SERVER, arp_answer,
     options,
 };
-use underpass::devices::{Instant, MacAddr, MemoryConfig, MemoryDevice};
+use sharing::{Sharing, addresses};
+use underpass::devices::{Device, Instant, MacAddr, MemoryConfig, MemoryDevice, Selector};
 use underpass::{DropReason, Origin, Shard, Stack, TcpStream, UdpSocket};
 use wire::{ARP, Wire};
 
@@ -21,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct World {
     now: Instant,
     stack: Stack,
-    shard: Shard<MemoryDevice>,
+    shard: Shard<Sharing<MemoryDevice>>,
     wire: Wire,
     /// What the client sent, and when.
     messages: Vec<(Instant, Message)>,
@@ -33,7 +36,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let config = MemoryConfig::default();
         let (device, wire) = MemoryDevice::pair(config);
-        let (stack, shard) = Stack::builder().dhcp(true).seed(seed).build_shard(device).unwrap();
+        let (stack, shard) =
+            Stack::builder().dhcp(true).seed(seed).build_shard(Sharing::new(device)).unwrap();
         let now = Instant::ZERO;
         Self { now, stack, shard, wire: Wire(wire), messages: vec![], arps: vec![] }
     }
@@ -79,6 +83,18 @@ impl World {
         self.wire.send(&wire::ethernet(MacAddr::BROADCAST, thief, ARP, &arp));
     }
 
+    /// Another station has the address that is being probed.
+    fn answer_probe(&mut self) {
+        let (owner, us) = (MacAddr([2, 0, 0, 0, 0, 9]), self.shard.devices()[0].caps().mac);
+        let arp = wire::arp(2, (owner, OFFERED.octets()), (us, [0; 4]));
+        self.wire.send(&wire::ethernet(us, owner, ARP, &arp));
+    }
+
+    /// What was selected one after the other.
+    fn said(&self) -> Vec<Vec<Selector>> {
+        self.shard.devices()[0].said()
+    }
+
     fn is_configured(&self) -> bool {
         self.stack.poll_configured(&mut Context::from_waker(Waker::noop())).is_ready()
     }
@@ -117,6 +133,11 @@ fn a_lease_is_checked_announced_and_used() {
     let (nobody, offered) = ([0; 4], OFFERED.octets());
     let probe = (1, nobody, offered);
     assert_eq!(world.arps, [probe, probe, probe, (1, offered, offered)]);
+    let client = Selector::udp_port(None, 68);
+    let mut checking = addresses(&["192.0.2.50", "0.0.0.0"]);
+    checking.push(client);
+    let bound = [Selector::address(OFFERED.into()), client];
+    assert_eq!(world.said(), [vec![client], checking, bound.to_vec()]);
 
     let addresses = world.stack.addresses();
     assert_eq!(addresses.len(), 1);
@@ -252,16 +273,19 @@ fn a_refusal_starts_the_search_again() {
 
 #[test]
 fn an_address_that_somebody_has_is_declined() {
-    let mut world = World::new(8);
-    world.run(Duration::from_millis(200), kind_server(3600));
-    world.claim();
-    world.run(5 * SECOND, kind_server(3600));
-    assert_eq!(world.kinds(), [DISCOVER, REQUEST, DECLINE]);
-    let decline = &world.messages[2].1;
-    assert_eq!((decline.requested, decline.server), (Some(OFFERED), Some(SERVER)));
-    assert!(!world.is_configured());
-    world.run(10 * SECOND, kind_server(3600));
-    assert!(world.is_configured(), "ten seconds later it tries again");
+    // Once it asks for it itself, once it answers a probe.
+    for claim in [World::claim, World::answer_probe] {
+        let mut world = World::new(8);
+        world.run(Duration::from_millis(200), kind_server(3600));
+        claim(&mut world);
+        world.run(5 * SECOND, kind_server(3600));
+        assert_eq!(world.kinds(), [DISCOVER, REQUEST, DECLINE]);
+        let decline = &world.messages[2].1;
+        assert_eq!((decline.requested, decline.server), (Some(OFFERED), Some(SERVER)));
+        assert!(!world.is_configured());
+        world.run(10 * SECOND, kind_server(3600));
+        assert!(world.is_configured(), "ten seconds later it tries again");
+    }
 }
 
 #[test]
@@ -290,6 +314,7 @@ fn a_lease_is_given_back() {
     assert!(world.stack.addresses().is_empty());
     world.run(10_000 * SECOND, silent);
     assert_eq!(world.kinds(), [DISCOVER, REQUEST, RELEASE]);
+    assert_eq!(world.said().last(), Some(&vec![]));
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Device for Scatter {
     }
 
     fn select(&mut self, wanted: &Selection) -> io::Result<()> {
-        self.hub.lock().unwrap().device.select(wanted)
+        self.rx.hub.lock().unwrap().device.select(wanted)
     }
 
     fn counters(&self) -> Counters {
