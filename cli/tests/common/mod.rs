@@ -22,6 +22,10 @@ pub(crate) const OURS: [&str; 2] = ["10.7.0.2", "[fd07::2]"];
 /// The kernel's addresses.
 pub(crate) const PEER: [&str; 2] = ["10.7.0.1", "[fd07::1]"];
 
+/// The addresses of the kernel at our end of an [`xdp`](Lab::xdp) link.
+#[cfg(feature = "xdp")]
+pub(crate) const KERNEL: [&str; 2] = ["10.7.0.3", "[fd07::3]"];
+
 /// How long anything may take; a debug build on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -47,6 +51,25 @@ impl Lab {
         })
         .unwrap();
         Self::new(ours, Some(peer), "packet:veth0")
+    }
+
+    /// AF_XDP at one end of a veth pair, beside the kernel, which has addresses of its own there:
+    /// [`KERNEL`].
+    #[cfg(feature = "xdp")]
+    pub(crate) fn xdp() -> Self {
+        let mut lab = Self::packet();
+        lab.ours.sysctl("net.ipv6.conf.veth0.disable_ipv6", "0").unwrap();
+        // The stack has the same MAC address, and so would have the same link-local address.
+        lab.ours.sysctl("net.ipv6.conf.veth0.addr_gen_mode", "1").unwrap();
+        lab.ours.sysctl("net.ipv6.conf.veth0.accept_ra", "0").unwrap();
+        lab.ours
+            .netlink(|netlink| {
+                netlink.add_address("veth0", "10.7.0.3".parse().unwrap(), 24)?;
+                netlink.add_address("veth0", "fd07::3".parse().unwrap(), 64)
+            })
+            .unwrap();
+        lab.spec = "xdp:veth0";
+        lab
     }
 
     /// A TAP device.
@@ -361,6 +384,16 @@ macro_rules! on_every_link {
                 #[ignore = "needs root: run by cargo xtask test"]
                 fn $name() {
                     super::$name(&$crate::common::Lab::tap());
+                }
+            )*
+        }
+        #[cfg(feature = "xdp")]
+        mod xdp {
+            $(
+                #[test]
+                #[ignore = "needs root: run by cargo xtask test"]
+                fn $name() {
+                    super::$name(&$crate::common::Lab::xdp());
                 }
             )*
         }
