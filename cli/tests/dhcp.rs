@@ -81,6 +81,7 @@ fn a_page_is_fetched_by_a_name_that_the_leased_server_knows(lab: &Lab) {
 
 /// The first shard asks; all of them answer for the addresses it got.
 fn two_shards_share_what_the_network_gives(lab: &Lab) {
+    lab.use_two_queues();
     let sent = sha256(&lab.random_file("random.bin", 300_000));
     let _dnsmasq = dnsmasq(lab);
     let arguments = ["http-serve", "--root", ".", "--shards", "2", "--dhcp", "--slaac"];

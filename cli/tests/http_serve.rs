@@ -77,6 +77,7 @@ fn a_hundred_clients_at_once(lab: &Lab) {
 }
 
 fn two_shards_share_a_hundred_clients(lab: &Lab) {
+    lab.use_two_queues();
     let arguments = ["http-serve", "--root", ".", "--shards", "2", "--pcap", "capture"];
     let mut server = lab.serve(&arguments);
     a_hundred_curls(lab);

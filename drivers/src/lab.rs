@@ -24,6 +24,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::ethtool;
 use crate::netlink::{Netlink, NetlinkError};
 
 /// Why a lab could not be built.
@@ -116,6 +117,12 @@ impl Namespace {
         Ok(self.run(|| work(&mut Netlink::open()?))?)
     }
 
+    /// Has an interface use so many queues each way, of those it was made with.
+    pub fn set_queues(&self, interface: &str, queues: u32) -> Result<(), LabError> {
+        self.run(|| ethtool::set_queues(interface, queues))
+            .map_err(step(format!("setting the queues of {interface} to {queues}")))
+    }
+
     /// Sets a kernel parameter of the namespace, such as `net.ipv4.tcp_congestion_control`.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<(), LabError> {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
@@ -131,12 +138,18 @@ impl AsFd for Namespace {
 
 /// Connects two namespaces (or one with itself) by a veth pair, both ends up, without addresses.
 /// Interface names have up to 15 bytes.
-pub fn veth(
+pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<(), LabError> {
+    veth_with_queues(a, b, 1)
+}
+
+/// The same with so many queues each way at each end.
+pub fn veth_with_queues(
     (a, a_name): (&Namespace, &str),
     (b, b_name): (&Namespace, &str),
+    queues: u32,
 ) -> Result<(), LabError> {
     a.netlink(|netlink| {
-        netlink.create_veth(a_name, b_name, Some(b.as_fd()))?;
+        netlink.create_veth(a_name, b_name, Some(b.as_fd()), queues)?;
         netlink.set_up(a_name, true)
     })?;
     b.netlink(|netlink| netlink.set_up(b_name, true))

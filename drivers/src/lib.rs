@@ -18,6 +18,8 @@
 mod any;
 #[cfg(all(feature = "lab", any(feature = "tap", feature = "packet")))]
 pub mod doctor;
+#[cfg(any(feature = "lab", feature = "xdp"))]
+mod ethtool;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 #[cfg(feature = "lab")]

@@ -69,8 +69,6 @@ pub struct Link {
     pub mtu: usize,
     /// Administratively up.
     pub up: bool,
-    /// Receive queues it was made with.
-    pub rx_queues: u32,
     /// What kind of virtual interface it is, such as `veth`; `None` for hardware.
     pub kind: Option<String>,
     /// The XDP program attached to it, if there is one.
@@ -120,26 +118,32 @@ impl Netlink {
     }
 
     /// Creates a veth pair: `name` here, and `peer` here too or, if given, in another network
-    /// namespace.
+    /// namespace. Both have so many queues each way.
     pub fn create_veth(
         &mut self,
         name: &str,
         peer: &str,
         peer_namespace: Option<BorrowedFd<'_>>,
+        queues: u32,
     ) -> Result<(), NetlinkError> {
-        let mut other = LinkMessage::default();
-        other.attributes.push(LinkAttribute::IfName(peer.to_owned()));
+        let end = |name: &str| {
+            let mut message = LinkMessage::default();
+            message.attributes.extend([
+                LinkAttribute::IfName(name.to_owned()),
+                LinkAttribute::NumTxQueues(queues),
+                LinkAttribute::NumRxQueues(queues),
+            ]);
+            message
+        };
+        let mut other = end(peer);
         if let Some(namespace) = peer_namespace {
             other.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
         }
-        let mut message = LinkMessage::default();
-        message.attributes.extend([
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
-            ]),
-        ]);
+        let mut message = end(name);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
+        ]));
         self.tell(
             RouteNetlinkMessage::NewLink(message),
             NLM_F_CREATE | NLM_F_EXCL,
@@ -331,7 +335,6 @@ fn describe(message: &LinkMessage) -> Link {
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
-        rx_queues: 1,
         kind: None,
         xdp_program: None,
     };
@@ -342,7 +345,6 @@ fn describe(message: &LinkMessage) -> Link {
             LinkAttribute::Address(mac) => {
                 link.mac = mac.as_slice().try_into().ok().map(MacAddr);
             }
-            LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),

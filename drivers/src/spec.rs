@@ -235,7 +235,7 @@ impl fmt::Display for Spec {
             Self::Xdp { name, config, vlan } => {
                 let default = XdpConfig::default();
                 write!(f, "xdp:{name}")?;
-                option(f, "queue", &config.queue, &default.queue)?;
+                given(f, "queue", config.queue.as_ref())?;
                 option(f, "mode", &config.mode, &default.mode)?;
                 option(f, "share", &switch(config.share), &switch(default.share))?;
                 given(f, "mac", config.mac.as_ref())?;
@@ -328,7 +328,7 @@ fn set_packet(config: &mut PacketConfig, key: &str, text: &str) -> Result<(), Wa
 #[cfg(feature = "xdp")]
 fn set_xdp(config: &mut XdpConfig, key: &str, text: &str) -> Result<(), Wanted> {
     match key {
-        "queue" => config.queue = value(text, "the number of a queue")?,
+        "queue" => config.queue = Some(value(text, "the number of a queue")?),
         "mode" => config.mode = value(text, "auto, zerocopy, copy or skb")?,
         "share" => config.share = on_or_off(text)?,
         "mac" => config.mac = Some(mac(text)?),

@@ -15,8 +15,9 @@
 //! and so does what comes for the kernel's addresses. The stack must have IP addresses of its own;
 //! its MAC address may be the interface's. With `share=off` every frame goes to the stack.
 //!
-//! **Queues.** A socket sees the frames of one queue of the NIC. With fewer sockets than queues,
-//! frames that arrive on other queues go to the kernel: `ethtool -L eth0 combined 1`.
+//! **Queues.** A socket sees the frames of one queue of the NIC, and the NIC chooses the queue of a
+//! flow. So there is one socket for each (`ethtool -L eth0 combined 1` makes it one), unless the
+//! first one is named: what arrives on the other queues goes to the kernel.
 //!
 //! **MTU.** One chunk of the UMEM holds a frame of up to 3840 bytes. Longer ones take several chunks
 //! (`XDP_USE_SG`, Linux 6.6) and are copied once more, into one piece.
@@ -60,8 +61,9 @@ pub use self::tx::XdpTx;
 /// How to open an [`XdpDevice`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XdpConfig {
-    /// The queue of the interface, or the first of several.
-    pub queue: u32,
+    /// The queue of the interface, or the first of several; the stack then sees what arrives on these.
+    /// `None`: all, and there must be no more than are opened.
+    pub queue: Option<u32>,
     /// How frames get into and out of the UMEM.
     pub mode: XdpMode,
     /// Leave to the kernel what the stack does not want. Otherwise every frame goes to the stack.
@@ -93,7 +95,7 @@ impl Default for XdpConfig {
     /// Shared, best mode, 2048 chunks each way.
     fn default() -> Self {
         Self {
-            queue: 0,
+            queue: None,
             mode: XdpMode::Auto,
             share: true,
             mac: None,
@@ -164,19 +166,18 @@ impl XdpDevice {
         devices.pop().ok_or_else(|| Opening { name }.unsuitable("no queue was opened"))
     }
 
-    /// Opens `queues` queues of the interface (at least one) from [`XdpConfig::queue`] on, as devices
-    /// that share one UMEM and one program.
+    /// Opens `queues` queues of the interface (at least one), from the first or from
+    /// [`XdpConfig::queue`] on, as devices that share one UMEM and one program.
     pub fn open_queues(
         name: &str,
         config: &XdpConfig,
         queues: usize,
     ) -> Result<Vec<Self>, OpenError> {
         let opening = Opening { name };
-        let queues = opening.check(config, queues)?;
         let link = opening.find_link()?;
+        let queues = opening.check(config, queues)?;
         let mac = opening.mac(&link, config)?;
         let caps = Caps::ethernet(mac, link.mtu);
-        opening.advise(&link, config, queues);
 
         let layout = opening.layout(&caps, config, queues)?;
         let opened = opening.open_sockets(&layout, config)?;

@@ -37,7 +37,7 @@ fn links_are_changed_moved_and_deleted() {
     let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
     let mac = MacAddr::local(77);
     a.netlink(|n| {
-        n.create_veth("one", "two", None)?;
+        n.create_veth("one", "two", None, 1)?;
         n.set_mtu("one", 9000)?;
         n.set_mac("one", mac)?;
         n.set_up("one", true)
@@ -67,7 +67,7 @@ fn a_default_route_leads_through_the_gateway() {
     };
     assert!(ns.run(connect).is_err());
     ns.netlink(|n| {
-        n.create_veth("one", "two", None)?;
+        n.create_veth("one", "two", None, 1)?;
         n.set_up("one", true)?;
         n.set_up("two", true)?;
         n.add_address("one", [10, 9, 0, 1].into(), 24)?;

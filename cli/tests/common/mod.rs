@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
-use underpass_drivers::lab::{Namespace, veth};
+use underpass_drivers::lab::{Namespace, veth_with_queues};
 
 /// The command's addresses.
 pub(crate) const OURS: [&str; 2] = ["10.7.0.2", "[fd07::2]"];
@@ -44,7 +44,9 @@ impl Lab {
         let (ours, peer) = (Namespace::new().unwrap(), Namespace::new().unwrap());
         // Our kernel would make itself the same addresses of the same advertisements and MAC.
         ours.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
-        veth((&ours, "veth0"), (&peer, "veth1")).unwrap();
+        veth_with_queues((&ours, "veth0"), (&peer, "veth1"), 2).unwrap();
+        ours.set_queues("veth0", 1).unwrap();
+        peer.set_queues("veth1", 1).unwrap();
         peer.netlink(|netlink| {
             netlink.add_address("veth1", "10.7.0.1".parse().unwrap(), 24)?;
             netlink.add_address("veth1", "fd07::1".parse().unwrap(), 64)
@@ -81,6 +83,15 @@ impl Lab {
     fn new(ours: Namespace, peer: Option<Namespace>, spec: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self { ours, peer, spec, dir }
+    }
+
+    /// Has the link carry flows on two queues each way, where their number does not follow from that
+    /// of the shards.
+    pub(crate) fn use_two_queues(&self) {
+        if let Some(peer) = &self.peer {
+            self.ours.set_queues("veth0", 2).unwrap();
+            peer.set_queues("veth1", 2).unwrap();
+        }
     }
 
     /// A new file of random bytes.

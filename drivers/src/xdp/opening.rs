@@ -14,6 +14,7 @@ use xsk_rs::{FrameDesc, Socket, Umem};
 
 use super::socket::{Chunks, Handle, Queue};
 use super::{XdpConfig, XdpMode, rx, tx};
+use crate::ethtool;
 use crate::netlink::{Link, Netlink, NetlinkError};
 use crate::open::{OpenError, retry_while_busy};
 
@@ -56,12 +57,22 @@ impl Opening<'_> {
             return Err(self.unsuitable(&format!("{mac} is not the address of one station")));
         }
         let queues = queues.max(1);
-        if config.queue as usize + queues > MAX_QUEUES {
+        if config.queue.unwrap_or_default() as usize + queues > MAX_QUEUES {
             return Err(
                 self.unsuitable(&format!("queues are counted from 0 to {}", MAX_QUEUES - 1))
             );
         }
-        Ok(queues as u32)
+        let queues = queues as u32;
+        let used = ethtool::rx_queues(self.name).ok().flatten().unwrap_or(1);
+        if config.queue.is_none() && used > queues {
+            return Err(self.unsuitable(&format!(
+                "it has {used} receive queues, and a flow may arrive on any; open {used} (--shards \
+                 {used}), make it {queues} (ethtool -L {} combined {queues}, or rx {queues} tx \
+                 {queues}), or name the queue to open with queue=",
+                self.name
+            )));
+        }
+        Ok(queues)
     }
 
     pub(super) fn find_link(&self) -> Result<Link, OpenError> {
@@ -82,19 +93,6 @@ impl Opening<'_> {
             .mac
             .or_else(|| link.mac.filter(|mac| mac.is_unicast()))
             .ok_or_else(|| self.unsuitable("the interface has no MAC address; give one with mac="))
-    }
-
-    /// Says what the user may not expect.
-    pub(super) fn advise(&self, link: &Link, config: &XdpConfig, queues: u32) {
-        if config.queue + queues < link.rx_queues || config.queue > 0 {
-            tracing::info!(
-                "{}: the interface may have {} receive queues; frames on others than the {queues} \
-                 opened go to the kernel (ethtool -L {} combined {queues})",
-                self.device(),
-                link.rx_queues,
-                self.name
-            );
-        }
     }
 
     pub(super) fn layout(
@@ -126,7 +124,8 @@ impl Opening<'_> {
         let (umem, descriptors) = self.umem(layout, config)?;
         let mut descriptors = descriptors.into_iter();
         let mut queues = Vec::with_capacity(layout.queues as usize);
-        for queue in config.queue..config.queue + layout.queues {
+        let first = config.queue.unwrap_or_default();
+        for queue in first..first + layout.queues {
             let mut chunks = |count: u32| {
                 let part = descriptors.by_ref().take(count as usize).collect();
                 Chunks::new(umem.clone(), layout.chunk_len as usize, part)

@@ -73,7 +73,7 @@ impl Program {
             .map_err(|error| opening.no_program("opening the map of settings", &error))?;
         let targets = BpfHashMap::try_from(take(opening, &mut object, maps::TARGETS)?)
             .map_err(|error| opening.no_program("opening the map of targets", &error))?;
-        for (index, queue) in (config.queue..).zip(queues) {
+        for (index, queue) in (config.queue.unwrap_or_default()..).zip(queues) {
             sockets
                 .set(index, queue.rx.socket.as_fd().as_raw_fd(), 0)
                 .map_err(|error| opening.no_program("giving the program its sockets", &error))?;
