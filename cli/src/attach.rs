@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use tokio::time::timeout;
-use underpass::devices::Pcap;
+use underpass::devices::{Filter, FilterHandle, Pcap};
 use underpass::{Address, DnsConfig, Hosts, Interface, Origin, Stack};
 use underpass_drivers::{AnyDevice, Spec};
+
+use crate::rules::Rules;
 
 /// How long the network may take to give addresses.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,11 +46,19 @@ pub(crate) struct Attachment {
     /// Names with fixed addresses, in the format of /etc/hosts
     #[arg(long, value_name = "FILE")]
     hosts: Option<PathBuf>,
-    /// Also write every frame to this pcapng file; with several shards to one for each, FILE.0, FILE.1
+    /// Also write every frame, but those that a rule drops, to this pcapng file; with several shards to one for each, FILE.0, FILE.1
     /// and so on
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
+    #[command(flatten)]
+    rules: Rules,
+    /// The rules at work, once there is a stack.
+    #[arg(skip)]
+    pub(crate) filter: FilterHandle,
 }
+
+/// A queue of the device behind the rules.
+type Filtered = Filter<AnyDevice>;
 
 impl Attachment {
     /// Opens the device and starts a stack on it.
@@ -69,7 +79,7 @@ impl Attachment {
             builder = builder.dns_server(*server);
         }
         builder = builder.dns(self.names()?);
-        let devices = AnyDevice::open_queues(&self.device, shards)?;
+        let devices = self.open(shards)?;
         let stack = match &self.pcap {
             None => builder.build_all([Interface::with_queues(devices)]),
             Some(path) => {
@@ -90,7 +100,16 @@ impl Attachment {
         stack.with_context(|| format!("starting the stack on {}", self.device))
     }
 
-    fn capture(&self, device: AnyDevice, path: &Path) -> Result<Pcap<AnyDevice, BufWriter<File>>> {
+    /// Opens the device, with the rules in front of it. They are carried out in software: no device
+    /// takes any.
+    fn open(&self, shards: usize) -> Result<Vec<Filtered>> {
+        self.rules.insert_into(&self.filter)?;
+        let devices = AnyDevice::open_queues(&self.device, shards)?;
+        let filtered = |device| Filter::new(device, self.filter.clone());
+        Ok(devices.into_iter().map(filtered).collect())
+    }
+
+    fn capture(&self, device: Filtered, path: &Path) -> Result<Pcap<Filtered, BufWriter<File>>> {
         let file = File::create(path).map(BufWriter::new);
         let capture = file
             .and_then(|file| Pcap::new(device, &self.device.to_string(), file, SystemTime::now()));

@@ -35,7 +35,7 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
         result = serve(args, &stack, json) => result,
         () = interrupted => Ok(()),
     };
-    finish(stack, json).await;
+    finish(&args.attachment, stack, json).await;
     result.map(|()| ExitCode::SUCCESS)
 }
 

@@ -62,6 +62,6 @@ pub(crate) async fn run(args: &Args, json: bool) -> Result<ExitCode> {
         eprintln!("finishing the requests under way; press Ctrl-C again to stop at once");
     }
     connections.shutdown().await;
-    finish(stack, json).await;
+    finish(&args.attachment, stack, json).await;
     Ok(ExitCode::SUCCESS)
 }

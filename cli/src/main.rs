@@ -15,6 +15,7 @@ mod http_serve;
 mod interrupt;
 mod nc;
 mod ping;
+mod rules;
 mod server;
 
 use std::future::Future;

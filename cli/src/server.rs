@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
+use underpass::devices::RuleReport;
 use underpass::{Origin, Stack, Stats, TcpListener, TcpStream};
 
 use crate::attach::Attachment;
+use crate::rules::Given;
 
 /// Connections that are closing have ended, or are given up, when nothing has moved for this long.
 const QUIET: Duration = Duration::from_secs(2);
@@ -67,13 +69,16 @@ pub(crate) fn announce(
 }
 
 /// Waits until what was written has arrived, stops `stack`, and prints what it has done.
-pub(crate) async fn finish(stack: Stack, json: bool) {
+pub(crate) async fn finish(attachment: &Attachment, stack: Stack, json: bool) {
     drain(&stack).await;
     let (stats, shards) = (stack.stats(), stack.shard_stats());
     stop(stack).await;
+    let rules = attachment.filter.rules();
     if json {
         let shards: Vec<_> = shards.iter().map(to_json).collect();
-        println!("{}", json!({ "event": "stopped", "stats": to_json(&stats), "shards": shards }));
+        let stats = to_json(&stats);
+        let event = json!({ "event": "stopped", "stats": stats, "shards": shards, "rules": rules });
+        println!("{event}");
         return;
     }
     println!("{stats}");
@@ -82,6 +87,10 @@ pub(crate) async fn finish(stack: Stack, json: bool) {
             let Stats { tcp_passive_opens, handed_over, .. } = shard;
             println!("shard {n}: {tcp_passive_opens} accepted, {handed_over} frames handed over");
         }
+    }
+    for RuleReport { rule, counts } in rules {
+        let (kept, dropped) = (counts.redirect.packets, counts.drop.packets);
+        println!("{}: {kept} packets kept, {dropped} dropped", Given(rule));
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{Buffers, Caps, Counters, Device, Frame, Instant, Medium, RxQueue, Se
 /// Its [`FilterHandle`] changes the rules and reads the counts while frames are received. Frames that
 /// carry no IP packet are never dropped, and one 802.1Q tag is looked behind. What is kept counts as
 /// `redirect`, and a superframe that the device has put together counts as one packet. Dropped frames
-/// are `rx_errors` of the device, too. With no rules it costs a count per burst.
+/// are `rx_errors` of the device, too. With no rules no lock is taken.
 ///
 /// ```
 /// use underpass_devices::{Action, Filter, FilterHandle, MemoryConfig, MemoryDevice, Rule};

@@ -13,7 +13,7 @@ use crate::{Instant, Medium, PacketKey};
 pub struct FilterLimits {
     /// Rules; one more is refused.
     pub rules: usize,
-    /// Sources that send under a [`Rate`], over all rules; of the one not seen for the longest time
+    /// Sources that send under a [`Rate`](super::Rate), over all rules; of the one not seen for the longest time
     /// it is forgotten how much it has sent.
     pub sources: NonZeroUsize,
 }

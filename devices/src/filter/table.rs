@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{Action, Rule, RuleError, RuleMatch, RuleReport, VerdictCounts};
 use crate::PacketKey;
 
-/// Rules in a table that never holds this many.
+/// Rules of a table that is not told otherwise.
 pub const MAX_RULES: usize = 1024;
 
 /// Rules, and which one counts for a packet.
@@ -44,7 +44,7 @@ pub struct RuleTable {
 pub(super) struct Entry {
     pub(super) action: Action,
     pub(super) counts: VerdictCounts,
-    /// No other rule has had it, and this one had it not when its action was another.
+    /// Of this rule with this action, and of nothing else ever.
     pub(super) id: u64,
 }
 

@@ -88,6 +88,7 @@ impl Network {
         for client in self.links.iter_mut().filter_map(|link| link.dhcp.as_mut()) {
             client.release(now);
         }
+        self.select_anew();
     }
 }
 

@@ -315,6 +315,13 @@ fn a_lease_is_given_back() {
     world.run(10_000 * SECOND, silent);
     assert_eq!(world.kinds(), [DISCOVER, REQUEST, RELEASE]);
     assert_eq!(world.said().last(), Some(&vec![]));
+
+    // And without one nothing is listened for either.
+    let mut world = World::new(10);
+    world.run(SECOND, silent);
+    world.stack.release();
+    world.run(SECOND, silent);
+    assert_eq!(world.said().last(), Some(&vec![]));
 }
 
 #[test]
