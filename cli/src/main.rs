@@ -17,6 +17,8 @@ mod nc;
 mod ping;
 mod rules;
 mod server;
+#[cfg(feature = "xdp")]
+mod xdp;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -56,6 +58,9 @@ enum Command {
     Dig(dig::Args),
     /// Connect standard input and output to a connection, as netcat
     Nc(nc::Args),
+    /// Steer, filter and count the frames of an interface that has a stack on it (xdp: devices)
+    #[cfg(feature = "xdp")]
+    Xdp(xdp::Args),
     /// Prove that it works here: transfers and round trips against the kernel's own TCP, in private
     /// network namespaces
     Demo,
@@ -85,6 +90,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Ping(args) => block_on(ping::run(args, cli.json)),
         Command::Dig(args) => block_on(dig::run(args, cli.json)),
         Command::Nc(args) => block_on(nc::run(args)),
+        #[cfg(feature = "xdp")]
+        Command::Xdp(args) => block_on(xdp::run(args, cli.json)),
         // Before any thread: a user namespace has to be entered first.
         Command::Demo => demo::run(cli.json),
     }

@@ -156,7 +156,7 @@ impl XdpControl {
     pub fn program(&self) -> Result<ProgramInfo, ControlError> {
         let settings = self.settings.get(&0, 0).map_err(|e| self.failed("reading", &e))?;
         let mut selectors = Vec::new();
-        for entry in self.targets.iter() {
+        for entry in &self.targets {
             let (target, flags) = entry.map_err(|e| self.failed("reading", &e))?;
             if flags & TARGET_PACKETS != 0 {
                 selectors.extend(selector(&target));
@@ -223,10 +223,14 @@ impl XdpControl {
         Ok(reports)
     }
 
-    /// What became of all frames, those that no rule matches included. Counts of rules that were
-    /// removed are not in it.
+    /// What became of the frames that no rule matched.
+    pub fn unmatched(&self) -> Result<VerdictCounts, ControlError> {
+        self.counts(0)
+    }
+
+    /// What became of all frames. Counts of rules that were removed are not in it.
     pub fn totals(&self) -> Result<VerdictCounts, ControlError> {
-        let mut totals = self.counts(0)?;
+        let mut totals = self.unmatched()?;
         for (_, entry) in self.entries()? {
             totals += self.counts(entry.slot)?;
         }
@@ -235,7 +239,7 @@ impl XdpControl {
 
     fn entries(&self) -> Result<Vec<(RuleMatch, RuleEntry)>, ControlError> {
         let mut entries = Vec::new();
-        for entry in self.rules.iter() {
+        for entry in &self.rules {
             let (key, entry) = entry.map_err(|e| self.failed("reading the rules", &e))?;
             entries.extend(rules::rule(&key, &entry).map(|rule| (rule.matches, entry)));
         }

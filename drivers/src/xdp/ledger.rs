@@ -99,7 +99,9 @@ mod tests {
                 let ours = index.filter(|index| *index < count);
                 if give {
                     ledger.give(address);
-                    ours.map(|index| with_kernel[index] = true);
+                    if let Some(index) = ours {
+                        with_kernel[index] = true;
+                    }
                 } else {
                     let expected = ours.filter(|index| std::mem::take(&mut with_kernel[*index]));
                     prop_assert_eq!(ledger.take_back(address), expected);

@@ -121,7 +121,7 @@ impl Program {
             )));
         }
         let kinds = targets::kinds(&targets);
-        self.current.vlan = wanted.vlan.map_or(0, |vlan| vlan.number());
+        self.current.vlan = wanted.vlan.map_or(0, underpass_devices::VlanId::number);
         // Looking for a kind that is not there does no harm; not looking for one that is does.
         self.current.targets |= kinds;
         self.apply_settings()?;

@@ -126,9 +126,8 @@ impl XdpTx {
         let mut waiting = self.waiting();
         while waiting > 0 && self.ring.needs_wakeup() {
             match self.socket.kick_send() {
-                Ok(()) => {}
-                // More are left than one call takes, or the interface's queue is full.
-                Err(Errno::AGAIN) => {}
+                // Or more are left than one call takes, or the interface's queue is full.
+                Ok(()) | Err(Errno::AGAIN) => {}
                 // In copy mode: this one was dropped, the others still go.
                 Err(Errno::BUSY) if !self.zero_copy => self.counters.tx_errors += 1,
                 Err(Errno::BUSY | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => {
