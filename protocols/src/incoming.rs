@@ -23,7 +23,7 @@ pub struct Incoming<'a> {
 }
 
 /// Source and destination of an Ethernet header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stations {
     /// The station that has sent the frame.
     pub source: MacAddr,

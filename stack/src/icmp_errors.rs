@@ -22,9 +22,15 @@ impl Core {
             let mtu = mtu.ok_or(DropReason::IcmpIgnored)?;
             match quoted.protocol {
                 protocol::TCP => self.tcp.on_too_big(&tuple, quoted.tcp_seq, mtu)?,
-                protocol::UDP => self.udp.check_sent(&tuple)?,
+                protocol::UDP => self.udp.check_sent(&tuple).or_else(|_| {
+                    let port = Some(quoted.src_port);
+                    self.attachments.check_sent(protocol::UDP, port, tuple.remote)
+                })?,
                 protocol::ICMP | protocol::ICMPV6 => self.pings.check_sent(quoted)?,
-                number => self.raw.check_sent(number, quoted.dst)?,
+                number => self.raw.check_sent(number, quoted.dst).or_else(|_| {
+                    let dst = SocketAddr::new(quoted.dst, 0);
+                    self.attachments.check_sent(number, None, dst)
+                })?,
             }
             self.net.path_mtus.lower(self.now, quoted.dst, mtu);
             return Ok(());

@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod arp;
+mod attachments;
 mod bell;
 mod block;
 mod checksum;
@@ -40,6 +41,7 @@ mod driver;
 mod fragment;
 mod groups;
 mod handover;
+mod homes;
 mod icmp;
 mod icmp_errors;
 mod interface;
@@ -54,7 +56,6 @@ mod output;
 mod packet;
 mod path_mtu;
 mod ping;
-mod port_homes;
 mod ports;
 mod random;
 mod raw;
@@ -75,8 +76,9 @@ pub mod transport;
 mod udp;
 mod wake;
 
+pub use attachments::ProtocolCounters;
 pub use config::Limits;
-pub use core::Turn;
+pub use core::{AttachError, Turn};
 pub use dns::{
     Answer, DnsConfig, DnsError, DnsStats, Hosts, Record, RecordData, RecordType, Resolver,
 };
@@ -88,7 +90,8 @@ pub use runtime::{Local, SubmitError, Task, run_per_core};
 pub use shard::Shard;
 pub use sleep::Sleep;
 pub use socket::{
-    ConnectOptions, IpVersion, ListenOptions, Ping, RawSocket, TcpListener, TcpStream, UdpSocket,
+    ConnectOptions, IpVersion, ListenOptions, Ping, ProtocolHandle, RawSocket, TcpListener,
+    TcpStream, UdpSocket,
 };
 pub use stack::{BuildError, Builder, Stack};
 pub use stats::{DropReason, Drops, Stats};
