@@ -1,5 +1,6 @@
 //! Received frames as protocols see them, and who is at the other end.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use underpass_devices::MacAddr;
@@ -81,6 +82,17 @@ impl Peer {
             Self::Station { .. } => None,
             Self::Host(ip) => Some(*ip),
             Self::Port(address) => Some(address.ip()),
+        }
+    }
+}
+
+/// Its address, without the interface.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Station { address, .. } => address.fmt(f),
+            Self::Host(ip) => ip.fmt(f),
+            Self::Port(address) => address.fmt(f),
         }
     }
 }
