@@ -9,7 +9,7 @@ pub struct Outbox<'a>(&'a mut dyn Slots);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// There is no free slot, or the protocol has had its share of this turn. It is asked again soon
+    /// There is no free slot, or the protocol has sent all that it may in one call. It is asked again soon
     /// ([`Protocol::poll_transmit`](crate::Protocol::poll_transmit)).
     #[error("the transmit queue is full")]
     Full,

@@ -11,8 +11,8 @@ use crate::{Incoming, Outbox};
 /// no I/O and reads no clock, so that it can be tested in virtual time and fuzzed without a network.
 ///
 /// A stack runs it beside TCP (`Stack::attach` of crate `underpass`), on one shard, whose thread makes
-/// all calls: they must not block. One protocol may send at most 64 frames per turn of its shard; the
-/// next one is [`Full`](crate::SendError::Full).
+/// all calls: they must not block. In one call a protocol may send at most 64 frames; the next one is
+/// [`Full`](crate::SendError::Full).
 ///
 /// What a protocol keeps must be bounded: what does not fit is refused.
 pub trait Protocol: Any + Send {

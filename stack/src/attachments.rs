@@ -34,7 +34,7 @@ pub struct ProtocolCounters {
     pub refused: u64,
     /// Frames it has sent. Some may wait for the address of their next hop.
     pub sent: u64,
-    /// Times that there was no slot, or that it had had its share of a turn.
+    /// Times that there was no slot, or that it had sent all that it may in one call.
     pub full: u64,
     /// Frames that could not be sent: too long, or no way.
     pub unsent: u64,
@@ -55,11 +55,11 @@ struct Sending {
     selector: Selector,
     counters: ProtocolCounters,
     sent_to: RecentPeers,
-    /// Frames it may still send in this turn.
+    /// Frames it may still send in this call.
     share: usize,
 }
 
-/// Frames that one protocol sends in a turn, so that it does not keep the others from sending.
+/// Frames that one protocol sends in a call, so that it does not keep the others from sending.
 const SHARE: usize = 64;
 
 impl Attachments {
@@ -155,7 +155,6 @@ impl Attachments {
             if std::mem::take(&mut entry.dirty) || is_due {
                 entry.call(out, wakes, |protocol, out| protocol.poll_transmit(now, out));
             }
-            entry.sending.share = SHARE;
             self.dirty |= entry.dirty;
         }
     }
@@ -201,6 +200,7 @@ impl Attachment {
         wakes: &mut Vec<Waker>,
         call: impl FnOnce(&mut dyn Protocol, &mut Outbox<'_>) -> R,
     ) -> R {
+        self.sending.share = SHARE;
         let mut lending = Lending::new(out, &mut self.sending);
         let result = call(self.protocol.as_mut(), &mut Outbox::new(&mut lending));
         let (was_full, notified) = (lending.was_full, lending.notified);

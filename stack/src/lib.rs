@@ -3,7 +3,8 @@
 //! A [`Stack`] owns a device (anything that implements [`devices::Device`]) and gives sockets that
 //! look like those of `std::net`: [`TcpListener`], [`TcpStream`], [`UdpSocket`], [`Ping`]. Each of
 //! them serves blocking code (`std::io`), futures (`futures_io` traits and `*_async` methods) and,
-//! with feature `tokio`, everything written for tokio's streams.
+//! with feature `tokio`, everything written for tokio's streams. Wire protocols of your own run beside
+//! TCP ([`Stack::attach`], [`protocols`]).
 //!
 //! ```
 //! use std::io::{Read, Write};

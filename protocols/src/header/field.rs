@@ -39,6 +39,21 @@ pub trait FieldType: FromBytes + IntoBytes + Immutable + Unaligned {
 
 /// The Internet checksum (RFC 1071) of the header and all that follows it. What it is set to does not
 /// matter: it is computed when the header is emitted, and verified when one is parsed.
+///
+/// What follows includes the padding of short Ethernet frames, which is zeroes and changes nothing, but
+/// for stations that pad with something else. A protocol on an EtherType that is to understand those has
+/// a length in its header, and parses as much.
+///
+/// At an odd offset it would not be what RFC 1071 says, so that does not compile:
+///
+/// ```compile_fail
+/// underpass_protocols::header! {
+///     struct Odd("odd", underpass_devices::Selector::EtherType(0x88b5)) {
+///         kind: u8,
+///         checksum: underpass_protocols::header::Checksum,
+///     }
+/// }
+/// ```
 #[derive(
     Clone,
     Copy,

@@ -1,14 +1,17 @@
 //! EtherTypes: with and without a VLAN, and a transmit queue without room.
 
+use std::io;
+
 use underpass::devices::{
-    Device, Instant, MacAddr, MemoryConfig, MemoryDevice, RxMeta, RxQueue, Selector, TxMeta,
-    TxQueue, VlanId,
+    Buffers, Caps, Counters, Device, Instant, MacAddr, Medium, MemoryConfig, MemoryDevice,
+    Selector, VlanId, Wake,
 };
 use underpass::protocols::Stations;
-use underpass::{DropReason, ProtocolCounters, ProtocolHandle, Shard, Stack};
+use underpass::{AttachError, DropReason, ProtocolCounters, ProtocolHandle, Shard, Stack};
 
 use super::chatter::Chatter;
-use super::{EXPERIMENT, station};
+use super::wire::{self, Wire};
+use super::{EXPERIMENT, host, ip, station};
 
 const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const THEM: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -17,7 +20,7 @@ const THEM: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 struct Bench {
     stack: Stack,
     shard: Shard<MemoryDevice>,
-    wire: MemoryDevice,
+    wire: Wire,
 }
 
 impl Bench {
@@ -26,7 +29,7 @@ impl Bench {
         let (device, wire) = MemoryDevice::pair(config);
         let (stack, shard) =
             Stack::builder().address("10.0.0.1/24".parse().unwrap()).build_shard(device).unwrap();
-        Self { stack, shard, wire }
+        Self { stack, shard, wire: Wire(wire) }
     }
 
     fn attach(&self, selector: Selector) -> ProtocolHandle<Chatter> {
@@ -39,24 +42,12 @@ impl Bench {
 
     /// From the wire to the stack.
     fn send(&mut self, to: MacAddr, types: &[u8], payload: &[u8]) {
-        let frame = [&to.0, &THEM.0, types, payload].concat();
-        let (_, tx) = self.wire.split();
-        let write = |slot: &mut [u8]| slot.copy_from_slice(&frame);
-        tx.send(frame.len(), TxMeta::default(), write).unwrap();
-        tx.flush(Instant::ZERO).unwrap();
+        self.wire.send(&[&to.0, &THEM.0, types, payload].concat());
     }
 
     /// What has come out.
     fn receive(&mut self) -> Vec<Vec<u8>> {
-        let (rx, _) = self.wire.split();
-        rx.fill(Instant::ZERO).unwrap();
-        let mut frames = Vec::new();
-        while let Some(frame) = rx.next() {
-            assert_eq!(frame.meta, RxMeta::default());
-            frames.push(frame.bytes.to_vec());
-        }
-        rx.release();
-        frames
+        self.wire.recv().into_iter().map(|(frame, _)| frame).collect()
     }
 }
 
@@ -166,4 +157,57 @@ fn detached_protocols_are_asked_no_more() {
     bench.send(US, &[0x88, 0xb5], b"x");
     bench.turn();
     assert_eq!(bench.stack.stats().drops[DropReason::UnknownEtherType], 1);
+}
+
+/// A link without Ethernet headers.
+struct BareIp {
+    device: MemoryDevice,
+    caps: Caps,
+}
+
+impl Device for BareIp {
+    type Rx<'a> = <MemoryDevice as Device>::Rx<'a>;
+    type Tx<'a> = <MemoryDevice as Device>::Tx<'a>;
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn split(&mut self) -> (Self::Rx<'_>, Self::Tx<'_>) {
+        self.device.split()
+    }
+
+    fn wake(&mut self) -> io::Result<Wake<'_>> {
+        self.device.wake()
+    }
+
+    fn counters(&self) -> Counters {
+        self.device.counters()
+    }
+
+    fn buffers(&self) -> Buffers {
+        self.device.buffers()
+    }
+}
+
+#[test]
+fn without_ethernet_there_are_ip_protocols_but_no_ethertypes() {
+    let (device, wire) = MemoryDevice::pair(MemoryConfig::default());
+    let caps = Caps { medium: Medium::Ip, ..device.caps().clone() };
+    let (stack, mut shard) = Stack::builder()
+        .address("10.0.0.1/24".parse().unwrap())
+        .build_shard(BareIp { device, caps })
+        .unwrap();
+    let mut wire = Wire(wire);
+    let refused = stack.attach(Selector::EtherType(EXPERIMENT), Chatter::default()).unwrap_err();
+    assert_eq!(refused, AttachError::NoEthernet);
+
+    let echo = stack.attach(Selector::ip_protocol(None, 253), Chatter::echo()).unwrap();
+    let ends = (ip("10.0.0.2"), ip("10.0.0.1"));
+    wire.send(&wire::ip_frame((US, THEM), ends, 253, b"hello")[14..]);
+    shard.turn(Instant::ZERO).unwrap();
+    let received = echo.with(|echo| echo.received.pop_front()).unwrap();
+    assert_eq!((received.from, received.link), (host("10.0.0.2"), None));
+    let sent = wire.recv();
+    assert_eq!((sent.len(), &sent[0].0[20..]), (1, &b"hello"[..]));
 }

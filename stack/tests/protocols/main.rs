@@ -6,9 +6,12 @@ mod common;
 mod scatter;
 #[path = "../sharing/mod.rs"]
 mod sharing;
+#[path = "../wire/mod.rs"]
+mod wire;
 
 mod attach;
 mod chatter;
+mod hostile;
 mod link;
 mod noise;
 mod shards;
