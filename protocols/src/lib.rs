@@ -21,7 +21,9 @@ mod outbox;
 pub mod probe;
 mod protocol;
 pub mod transport;
+mod undelivered;
 
 pub use incoming::{Destination, Incoming, Peer, Stations};
 pub use outbox::{Outbox, Recorder, SendError, Slots};
 pub use protocol::{Protocol, Refused};
+pub use undelivered::{Reason, Undelivered};

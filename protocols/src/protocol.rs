@@ -5,7 +5,7 @@ use std::any::Any;
 use underpass_devices::Instant;
 
 use crate::header::HeaderError;
-use crate::{Incoming, Outbox};
+use crate::{Incoming, Outbox, Undelivered};
 
 /// A wire protocol as a state machine: it is handed frames and the time, and says what to send. It does
 /// no I/O and reads no clock, so that it can be tested in virtual time and fuzzed without a network.
@@ -38,6 +38,17 @@ pub trait Protocol: Any + Send {
     /// When [`poll_transmit`](Self::poll_transmit) is to be called if nothing happens before. It is asked
     /// after every call of one of the others. `None`: never.
     fn poll_timeout(&self) -> Option<Instant>;
+
+    /// A packet did not arrive. Anybody can say so: the stack has made sure that this protocol has lately
+    /// sent to that peer (one of the eight newest), the rest is for the protocol to check (RFC 5927). If
+    /// it takes the report, the application is woken. Packets that were too long are not reported: the
+    /// next ones will be cut.
+    ///
+    /// # Errors
+    /// The report is not taken, as without this method.
+    fn on_undelivered(&mut self, _now: Instant, _report: &Undelivered<'_>) -> Result<(), Refused> {
+        Err(Refused)
+    }
 }
 
 /// A protocol does not take a frame.

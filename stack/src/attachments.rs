@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use slab::Slab;
 use underpass_devices::{Instant, Selector, TxQueue, VlanId};
-use underpass_protocols::{Incoming, Outbox, Protocol, Refused};
+use underpass_protocols::{Incoming, Outbox, Protocol, Refused, Undelivered};
 
 use self::slots::Lending;
 use crate::link::Out;
@@ -167,17 +167,35 @@ impl Attachments {
         self.entries.iter().filter_map(|(_, entry)| entry.deadline).min()
     }
 
-    /// A protocol here has lately sent from this protocol and port to `remote` (port 0: it has none).
-    pub(crate) fn check_sent(
+    /// Who has lately sent from this protocol and port to `remote` (port 0: it has none).
+    pub(crate) fn find_sender(
         &self,
         protocol: u8,
         port: Option<u16>,
         remote: SocketAddr,
-    ) -> Result<(), DropReason> {
-        let sent = self.entries.iter().map(|(_, entry)| &entry.sending).any(|sending| {
+    ) -> Option<u32> {
+        let is_it = |sending: &Sending| {
             is_of(&sending.selector, protocol, port) && sending.sent_to.contains(remote)
-        });
-        if sent { Ok(()) } else { Err(DropReason::IcmpNoFlow) }
+        };
+        let found = self.entries.iter().find(|(_, entry)| is_it(&entry.sending));
+        found.map(|(id, _)| id as u32)
+    }
+
+    /// Tells a protocol what has become of a packet.
+    pub(crate) fn on_undelivered(
+        &mut self,
+        id: u32,
+        now: Instant,
+        report: &Undelivered<'_>,
+        wakes: &mut Vec<Waker>,
+    ) -> Result<(), DropReason> {
+        let entry = &mut self.entries[id as usize];
+        let result = entry.protocol.on_undelivered(now, report);
+        result.map_err(|Refused| DropReason::IcmpIgnored)?;
+        entry.dirty = true;
+        self.dirty = true;
+        entry.waiters.wake(wakes);
+        Ok(())
     }
 
     /// Wakes everybody, because the device is gone.

@@ -113,7 +113,7 @@ impl Udp {
             port if self.is_used(SocketAddr::new(local.ip(), port)) || !self.claim(port) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    format!("a UDP socket is already bound to {local}"),
+                    format!("a UDP socket, or a protocol, has {local} already"),
                 ));
             }
             port => port,

@@ -101,6 +101,22 @@ mod tests {
     }
 
     #[test]
+    fn protocols_are_taken_beside_a_part_of_an_address() {
+        let config = XdpConfig { only: vec!["tcp/80".parse().unwrap()], ..XdpConfig::default() };
+        let vlan = underpass_devices::VlanId::new(7).unwrap();
+        let selectors = [
+            Selector::address(ours()),
+            Selector::ip_protocol(Some(ours()), 253),
+            Selector::EtherType(0x88b5),
+            Selector::Tagged(vlan, 0x88b5),
+        ];
+        let targets = of(&selectors, &config);
+        assert_eq!(targets.get(&key(Some(ours()), Some(253), None)), Some(&TARGET_PACKETS));
+        // The address's neighbours, its service, and three protocols.
+        assert_eq!(targets.len(), 5);
+    }
+
+    #[test]
     fn what_is_for_any_address_has_keys_of_its_own() {
         let config = XdpConfig { ether_types: vec![0x88b5], ..XdpConfig::default() };
         let targets = of(&[Selector::udp_port(None, 68)], &config);

@@ -3,13 +3,19 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use underpass_devices::Instant;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::header::{ProbeHeader, REPLY, REQUEST, VERSION};
 use crate::header::{Checksum, Header};
-use crate::{Destination, Incoming, Outbox, Peer, Protocol, Refused, SendError};
+use crate::{
+    Destination, Incoming, Outbox, Peer, Protocol, Reason, Refused, SendError, Undelivered,
+};
 
 /// Of packets whose hop limit nobody has chosen (RFC 1700).
 const HOP_LIMIT: u8 = 64;
+
+/// What every ICMP error quotes (RFC 792): all up to the sequence number.
+const QUOTED_LEN: usize = 8;
 
 /// Sends requests, answers those of others, and keeps what has come of its own.
 #[derive(Debug)]
@@ -66,6 +72,15 @@ pub enum Outcome {
         hops_there: u8,
         /// Routers on the way back.
         hops_back: u8,
+    },
+    /// It got no further than here.
+    Stopped {
+        /// Who says so: a router, or the host.
+        by: IpAddr,
+        /// Why: [`Reason::HopLimit`] on the way.
+        why: Reason,
+        /// From the request to the report.
+        after: Duration,
     },
     /// There was no reply in time.
     TimedOut,
@@ -254,6 +269,26 @@ impl Protocol for Probe {
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.sent.front().map(|first| first.at + self.config.timeout)
+    }
+
+    fn on_undelivered(&mut self, now: Instant, report: &Undelivered<'_>) -> Result<(), Refused> {
+        // The rest is not there in every report, and not looked at.
+        let mut header = ProbeHeader::new_zeroed();
+        let len = report.payload.len().min(QUOTED_LEN);
+        header.as_mut_bytes()[..len].copy_from_slice(&report.payload[..len]);
+        if (len, header.version, header.kind) != (QUOTED_LEN, VERSION, REQUEST)
+            || header.session.get() != self.config.session
+        {
+            return Err(Refused);
+        }
+        let is_it = |sent: &Sent| {
+            Peer::Host(sent.to) == report.to && sent.sequence == header.sequence.get()
+        };
+        let found = self.sent.iter().position(is_it).ok_or(Refused)?;
+        let Sent { sequence, to, at } = self.sent.remove(found).ok_or(Refused)?;
+        let outcome = Outcome::Stopped { by: report.by, why: report.why, after: now - at };
+        self.results.push_back(ProbeResult { sequence, to, outcome });
+        Ok(())
     }
 }
 

@@ -22,10 +22,11 @@
 //! A reply repeats `session`, `sequence`, `sent_at` and the payload of its request. `hop_limit` is what
 //! the packet was sent with; the receiver subtracts what has arrived in the IP header, and knows the
 //! number of hops. The replier tells it of the request in `hops_there`. A request whose hop limit is too
-//! small for the way is lost at a router, and times out: routers' ICMP errors do not reach protocols.
+//! small for the way ends at a router, which says so: requests with a hop limit of 1, 2, 3 and so on find
+//! out the way. Such an ICMP error quotes at least the first eight bytes, in which the request is told.
 //!
-//! A reply counts if it comes from where the request went and repeats its number and time. Nothing keeps
-//! those on the way from forging one.
+//! A reply counts if it comes from where the request went and repeats its number and time, an error if it
+//! quotes session and number. Nothing keeps those on the way from forging either.
 
 mod header;
 mod machine;

@@ -7,7 +7,7 @@ use zerocopy::FromBytes;
 
 use super::*;
 use crate::header::{Header, test_header};
-use crate::{Incoming, Outbox, Peer, Protocol, Recorder, Refused, SendError};
+use crate::{Incoming, Outbox, Peer, Protocol, Reason, Recorder, Refused, SendError, Undelivered};
 
 const US: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const THEM: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
@@ -106,6 +106,37 @@ fn without_room_requests_wait_and_without_a_way_they_end() {
 }
 
 #[test]
+fn a_report_from_the_way_ends_a_request() {
+    let mut probe = Probe::new(ProbeConfig { session: 7, ..ProbeConfig::default() });
+    let sequences =
+        [1, 2].map(|hop_limit| probe.request(Request { hop_limit, ..Request::to(THEM) }).unwrap());
+    let requests = transmit(&mut probe, Instant::ZERO);
+    let router = IpAddr::from([10, 0, 0, 254]);
+    let tell = |probe: &mut Probe, to, payload: &[u8]| {
+        let report = Undelivered { by: router, to: Peer::Host(to), why: Reason::HopLimit, payload };
+        probe.on_undelivered(Instant::from_millis(3), &report)
+    };
+    let mut other_session = requests[0].clone();
+    other_session[5] ^= 1;
+    for (to, payload) in [
+        (US, &requests[0][..]),
+        (THEM, &requests[0][..7]),
+        (THEM, &other_session),
+        (THEM, &reply_to(&requests[0], 0)),
+    ] {
+        assert_eq!(tell(&mut probe, to, payload), Err(Refused), "{to} {payload:?}");
+    }
+    for (sequence, request) in sequences.into_iter().zip(&requests).rev() {
+        tell(&mut probe, THEM, &request[..8]).unwrap();
+        assert_eq!(tell(&mut probe, THEM, request), Err(Refused), "told already");
+        let after = Duration::from_millis(3);
+        let outcome = Outcome::Stopped { by: router, why: Reason::HopLimit, after };
+        assert_eq!(probe.result(), Some(ProbeResult { sequence, to: THEM, outcome }));
+    }
+    assert_eq!(probe.poll_timeout(), None);
+}
+
+#[test]
 fn requests_to_groups_are_not_answered() {
     let mut probe = Probe::new(ProbeConfig::default());
     probe.request(Request::to(THEM)).unwrap();
@@ -134,6 +165,9 @@ proptest! {
             let frame = frame(THEM, US, 64, &packet);
             let _ = probe.on_frame(Instant::ZERO, &frame, &mut Outbox::new(&mut recorder));
             prop_assert!(recorder.sent.len() <= 1 && recorder.notified <= 1);
+            let (by, to, why) = (THEM, Peer::Host(THEM), Reason::Refused);
+            let report = Undelivered { by, to, why, payload: &packet };
+            let _ = probe.on_undelivered(Instant::ZERO, &report);
         }
         prop_assert!(probe.result().is_none() || probe.result().is_none());
     }

@@ -6,11 +6,13 @@ use underpass::devices::{
     Buffers, Caps, Counters, Device, Instant, MacAddr, Medium, MemoryConfig, MemoryDevice,
     Selector, VlanId, Wake,
 };
-use underpass::protocols::Stations;
+use underpass::protocols::header::Header;
+use underpass::protocols::probe::{Outcome, Probe, ProbeConfig, ProbeHeader, Request};
+use underpass::protocols::{Reason, Stations};
 use underpass::{AttachError, DropReason, ProtocolCounters, ProtocolHandle, Shard, Stack};
 
 use super::chatter::Chatter;
-use super::wire::{self, Wire};
+use super::wire::{self, ICMP, Wire};
 use super::{EXPERIMENT, host, ip, station};
 
 const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -192,13 +194,7 @@ impl Device for BareIp {
 
 #[test]
 fn without_ethernet_there_are_ip_protocols_but_no_ethertypes() {
-    let (device, wire) = MemoryDevice::pair(MemoryConfig::default());
-    let caps = Caps { medium: Medium::Ip, ..device.caps().clone() };
-    let (stack, mut shard) = Stack::builder()
-        .address("10.0.0.1/24".parse().unwrap())
-        .build_shard(BareIp { device, caps })
-        .unwrap();
-    let mut wire = Wire(wire);
+    let (stack, mut shard, mut wire) = bare_ip();
     let refused = stack.attach(Selector::EtherType(EXPERIMENT), Chatter::default()).unwrap_err();
     assert_eq!(refused, AttachError::NoEthernet);
 
@@ -210,4 +206,55 @@ fn without_ethernet_there_are_ip_protocols_but_no_ethertypes() {
     assert_eq!((received.from, received.link), (host("10.0.0.2"), None));
     let sent = wire.recv();
     assert_eq!((sent.len(), &sent[0].0[20..]), (1, &b"hello"[..]));
+}
+
+/// Routers on the way, and a host that does not speak the protocol.
+#[test]
+fn a_way_is_found_out_hop_by_hop() {
+    let (stack, mut shard, mut wire) = bare_ip();
+    let probe = Probe::new(ProbeConfig::default());
+    let probe = stack.attach(ProbeHeader::SELECTOR, probe).unwrap();
+    let host = ip("10.0.0.2");
+    for hop_limit in 1..4 {
+        probe.with(|probe| probe.request(Request { hop_limit, ..Request::to(host) })).unwrap();
+    }
+    shard.turn(Instant::ZERO).unwrap();
+    for (request, _) in wire.recv() {
+        let hop_limit = request[8];
+        let (by, kind, code) = match hop_limit {
+            3 => ("10.0.0.2".to_owned(), 3, 2),
+            hops => (format!("10.0.0.{}", 100 + hops), 11, 0),
+        };
+        // RFC 792: the header and 8 bytes.
+        let error = [&[kind, code, 0, 0, 0, 0, 0, 0], &request[..28]].concat();
+        wire.send(&wire::ip_frame((US, THEM), (ip(&by), ip("10.0.0.1")), ICMP, &error)[14..]);
+    }
+    let now = Instant::from_millis(7);
+    shard.turn(now).unwrap();
+    let after = now - Instant::ZERO;
+    for (by, why) in [
+        ("10.0.0.101", Reason::HopLimit),
+        ("10.0.0.102", Reason::HopLimit),
+        ("10.0.0.2", Reason::Refused),
+    ] {
+        let result = probe.wait(Probe::result).unwrap();
+        assert_eq!(result.outcome, Outcome::Stopped { by: ip(by), why, after });
+    }
+
+    // About a host that nothing was sent to.
+    let strange = wire::ip(ip("10.0.0.1"), ip("10.0.0.9"), 253, &[1; 20]);
+    let error = [&[11, 0, 0, 0, 0, 0, 0, 0], &strange[..]].concat();
+    wire.send(&wire::ip_frame((US, THEM), (host, ip("10.0.0.1")), ICMP, &error)[14..]);
+    shard.turn(now).unwrap();
+    assert_eq!(stack.stats().drops[DropReason::IcmpIgnored], 1);
+}
+
+fn bare_ip() -> (Stack, Shard<BareIp>, Wire) {
+    let (device, wire) = MemoryDevice::pair(MemoryConfig::default());
+    let caps = Caps { medium: Medium::Ip, ..device.caps().clone() };
+    let (stack, shard) = Stack::builder()
+        .address("10.0.0.1/24".parse().unwrap())
+        .build_shard(BareIp { device, caps })
+        .unwrap();
+    (stack, shard, Wire(wire))
 }

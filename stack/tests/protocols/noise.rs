@@ -66,6 +66,7 @@ fn every_probe_ends_once(seed: u64) {
                 replies += 1;
             }
             Outcome::TimedOut => {}
+            Outcome::Stopped { by, why, .. } => panic!("seed {seed}: {by}, {why:?}"),
             Outcome::NotSent(error) => panic!("seed {seed}: {error}"),
         }
     }
