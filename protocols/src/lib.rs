@@ -4,7 +4,8 @@
 //! 1. Declare its header with [`header!`]: name, selector, fields.
 //! 2. Write the state machine: what a frame changes ([`Protocol::on_frame`]), what there is to send
 //!    ([`Protocol::poll_transmit`]), and when to be asked again ([`Protocol::poll_timeout`]).
-//! 3. Test it without a network: [`header::test_header`], and a [`Recorder`] in place of the stack.
+//! 3. Test it without a network: [`header::test_header`], a [`Recorder`] in place of the stack, and
+//!    [`header::fuzz_header`] for a fuzzer to call.
 //! 4. Run it: `stack.attach(MyHeader::SELECTOR, MyProtocol::new())`, on any device, beside TCP.
 //!
 //! `examples/src/bin/custom_protocol.rs` is one from head to foot. [`probe`] is a protocol to read next,

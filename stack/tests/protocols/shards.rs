@@ -79,6 +79,21 @@ proptest! {
 }
 
 #[test]
+fn a_type_is_handed_over_as_long_as_somebody_has_it() {
+    let mut world = World::new(1, 4);
+    let selector = Selector::EtherType(EXPERIMENT);
+    let [left, right] = &world.stacks;
+    let kept = right.attach(selector, Chatter::default()).unwrap();
+    let tagged = Selector::Tagged(VlanId::new(7).unwrap(), EXPERIMENT);
+    drop(right.attach(tagged, Chatter::default()).unwrap());
+    let sender = left.attach(selector, Chatter::default()).unwrap();
+    sender.with(|sender| (0..20).for_each(|n| sender.say(station(MacAddr::BROADCAST), &[n])));
+    world.run();
+    assert_eq!(kept.with(|kept| kept.received.len()), 20);
+    assert!(world.stacks[1].stats().handed_over > 0);
+}
+
+#[test]
 fn a_port_belongs_to_one_shard() {
     let world = World::new(1, 3);
     let stack = &world.stacks[0];
