@@ -14,6 +14,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod flood;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,6 +27,8 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::netlink::{Netlink, NetlinkError};
+
+pub use self::flood::Flood;
 
 /// Why a lab could not be built.
 #[derive(Debug, thiserror::Error)]
