@@ -35,7 +35,7 @@ pub(crate) fn datagram(len: usize, to: MacAddr, from: MacAddr) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use underpass::devices::FrameSummary;
+    use underpass::devices::{FrameSummary, Medium};
 
     use super::*;
 
@@ -43,7 +43,7 @@ mod tests {
     fn a_datagram_for_the_discard_service() {
         let frame = datagram(60, MacAddr::local(1), MacAddr::local(2));
         assert_eq!(frame.len(), 60);
-        let text = FrameSummary::new(&frame).to_string();
+        let text = FrameSummary::new(Medium::Ethernet, &frame).to_string();
         assert!(text.contains("198.18.0.2") && text.contains("UDP"), "{text}");
     }
 }
