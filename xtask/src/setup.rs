@@ -8,9 +8,10 @@ use anyhow::{Result, bail};
 use crate::run::{is_root, run};
 
 /// Programs, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("curl", "curl"),
     ("dnsmasq", "dnsmasq-base"),
+    ("ethtool", "ethtool"),
     ("nc", "netcat-openbsd"),
     ("ping", "iputils-ping"),
     ("nginx", "nginx-light"),
