@@ -72,7 +72,7 @@ fn the_kernel_serves_on_the_same_interface_at_the_same_time() {
         }
     });
     let totals = stats(&lab)["totals"].clone();
-    assert!(packets(&totals, "redirect") > 1000 && packets(&totals, "pass") > 1000, "{totals}");
+    assert!(packets(&totals, "redirect") > 100 && packets(&totals, "pass") > 100, "{totals}");
 }
 
 #[test]

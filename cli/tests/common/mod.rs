@@ -62,9 +62,6 @@ impl Lab {
     pub(crate) fn xdp() -> Self {
         let mut lab = Self::packet();
         lab.ours.sysctl("net.ipv6.conf.veth0.disable_ipv6", "0").unwrap();
-        // The stack has the same MAC address, and so would have the same link-local address.
-        lab.ours.sysctl("net.ipv6.conf.veth0.addr_gen_mode", "1").unwrap();
-        lab.ours.sysctl("net.ipv6.conf.veth0.accept_ra", "0").unwrap();
         lab.ours
             .netlink(|netlink| {
                 netlink.add_address("veth0", "10.7.0.3".parse().unwrap(), 24)?;
