@@ -8,20 +8,20 @@ use std::time::{Duration, Instant as Clock};
 use anyhow::{Result, anyhow};
 use underpass_drivers::lab::Flood;
 
-use crate::link::{Link, PEER, stay_on};
+use crate::link::{Count, Link, PEER, stay_on};
 
 /// Frames sent first, to see how long a frame takes.
 const TRIAL: u32 = 1 << 18;
 /// Time from the first frame to the beginning of the measurement.
 const WARM_UP: Duration = Duration::from_millis(50);
 
-/// What a receiver did under load.
+/// What a receiver did under load, in frames per second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received {
-    /// Frames per second that the receiver took.
+    /// Frames that the receiver took.
     pub(crate) taken: f64,
-    /// Frames per second that the generator sent meanwhile.
-    pub(crate) offered: f64,
+    /// Frames that came to its interface meanwhile.
+    pub(crate) arrived: f64,
 }
 
 /// Calls `measure`, which takes at least `time` and returns what it has received per second, while
@@ -47,24 +47,23 @@ pub(crate) fn under_load(
                 let rate = f64::from(TRIAL) / start.elapsed().as_secs_f64();
                 // Between two calls there is silence, so one should last for the measurement.
                 let count = (rate * (WARM_UP + time).as_secs_f64() * 1.5) as u32;
-                let (mut sent, start) = (0.0, Clock::now());
                 ready.send(())?;
                 while !stop.load(Ordering::Relaxed) {
                     flood.send(count)?;
-                    sent += f64::from(count);
                 }
-                anyhow::Ok(sent / start.elapsed().as_secs_f64())
+                anyhow::Ok(())
             })
         });
-        let taken = match is_ready.recv() {
+        let received = match is_ready.recv() {
             Ok(()) => {
                 thread::sleep(WARM_UP);
-                measure()
+                link.per_second(Count::Arrived, measure)
             }
             Err(_) => Err(anyhow!("no load")),
         };
         stop.store(true, Ordering::Relaxed);
-        let offered = generator.join().map_err(|_| anyhow!("the generator has panicked"))??;
-        Ok(Received { taken: taken?, offered })
+        generator.join().map_err(|_| anyhow!("the generator has panicked"))??;
+        let (taken, arrived) = received?;
+        Ok(Received { taken, arrived })
     })
 }

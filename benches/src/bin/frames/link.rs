@@ -43,25 +43,47 @@ impl Link {
         link.mac.context("a veth has an address")
     }
 
-    /// Frames per second that leave the device's end during `time`, as the interface counts them.
+    /// Frames per second that leave the device's end during `time`.
     pub(crate) fn sent_per_second(&self, time: Duration) -> Result<f64> {
-        let (start, before) = (Clock::now(), self.sent()?);
-        thread::sleep(time);
-        let (end, after) = (Clock::now(), self.sent()?);
-        Ok((after - before) as f64 / (end - start).as_secs_f64())
+        let sleep = || {
+            thread::sleep(time);
+            Ok(())
+        };
+        Ok(self.per_second(Count::Sent, sleep)?.1)
     }
 
-    /// Frames that have left the device's end (proc_pid_net(5)).
-    fn sent(&self) -> Result<u64> {
-        /// Columns behind the name: eight of reception, then bytes and packets sent.
-        const SENT: usize = 9;
+    /// Calls `work`; its result, and how many frames per second the device's interface has counted
+    /// meanwhile.
+    pub(crate) fn per_second<T>(
+        &self,
+        count: Count,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, f64)> {
+        let (start, before) = (Clock::now(), self.counted(count)?);
+        let result = work()?;
+        let (end, after) = (Clock::now(), self.counted(count)?);
+        Ok((result, (after - before) as f64 / (end - start).as_secs_f64()))
+    }
+
+    /// The interface's counter (proc_pid_net(5)).
+    fn counted(&self, count: Count) -> Result<u64> {
         let table = self.own.run(|| fs::read_to_string("/proc/thread-self/net/dev"))?;
         let count = table.lines().find_map(|line| {
             let (name, counts) = line.split_once(':')?;
-            (name.trim() == OWN).then(|| counts.split_whitespace().nth(SENT)?.parse().ok())?
+            (name.trim() == OWN).then(|| counts.split_whitespace().nth(count as usize))?
         });
-        count.context("/proc/net/dev has changed")
+        let number = count.and_then(|text| text.parse().ok());
+        number.context("/proc/net/dev has changed")
     }
+}
+
+/// What an interface counts; the number is that of the column behind its name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Count {
+    /// Frames that have arrived, whether somebody took them or not.
+    Arrived = 1,
+    /// Frames that have left.
+    Sent = 9,
 }
 
 /// Where the two sides run, so that neither takes the other's time.

@@ -6,8 +6,8 @@
 //!
 //! - *receive*: on the other CPU the kernel sends one frame over and over
 //!   ([`Flood`](underpass_drivers::lab::Flood)). On a veth it is the sender's CPU, too, that runs the
-//!   receiver's XDP program and copies the frame into its ring: if `offered` is hardly more than what
-//!   was taken, the kernel was the limit and not the contender. Counted: frames that the contender got.
+//!   receiver's XDP program and copies the frame into its ring: if hardly more have arrived than were
+//!   taken, the kernel was the limit and not the contender. Counted: frames that the contender got.
 //! - *send*: nobody listens at the other end. Counted: frames that left, by the interface's counter.
 //!
 //! A size is the length of the frame without its check sequence: 60 is what Ethernet calls 64 bytes.
@@ -109,8 +109,8 @@ struct Contender {
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     rate: f64,
-    /// What the generator has sent, if one did.
-    offered: Option<f64>,
+    /// What has arrived at the interface, if it was about receiving.
+    arrived: Option<f64>,
 }
 
 fn main() -> Result<()> {
@@ -183,7 +183,7 @@ impl Contender {
                         testpmd::receive(&link, *settings, &frame, cpus, time)
                     }
                 }?;
-                Measured { rate: received.taken, offered: Some(received.offered) }
+                Measured { rate: received.taken, arrived: Some(received.arrived) }
             }
             Direction::Send => {
                 // As testpmd's frames, it is not for the station at the other end.
@@ -194,7 +194,7 @@ impl Contender {
                     }
                     Who::Testpmd(settings) => testpmd::transmit(&link, *settings, size, cpus, time),
                 }?;
-                Measured { rate, offered: None }
+                Measured { rate, arrived: None }
             }
         };
         Ok(measured)

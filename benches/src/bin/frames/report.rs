@@ -14,8 +14,8 @@ pub(crate) struct Row {
     contender: String,
     burst: usize,
     frames_per_second: Spread,
-    /// What the generator has sent, if it was about receiving.
-    offered_per_second: Option<Spread>,
+    /// What has arrived at the interface, if it was about receiving.
+    arrived_per_second: Option<Spread>,
     /// Ours / testpmd with its best settings, within each round.
     ratio: Option<Spread>,
 }
@@ -36,14 +36,14 @@ pub(crate) fn rows(contenders: &[Contender], results: &[Vec<Measured>]) -> Vec<R
             Spread::of(&ratios.collect::<Vec<_>>())
         };
         let is_ours = matches!(contender.who, Who::Ours { .. });
-        let offered: Vec<f64> = values.iter().filter_map(|value| value.offered).collect();
+        let arrived: Vec<f64> = values.iter().filter_map(|value| value.arrived).collect();
         rows.push(Row {
             direction: contender.direction,
             size: contender.size,
             contender: contender.who.name(),
             burst: contender.who.burst(),
             frames_per_second,
-            offered_per_second: Spread::of(&offered),
+            arrived_per_second: Spread::of(&arrived),
             ratio: best.filter(|_| is_ours).and_then(ratios),
         });
     }
@@ -55,20 +55,20 @@ pub(crate) fn print(rows: &[Row]) {
     let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
-            let offered = row.offered_per_second.map(|offered| format!("{:.2}", millions(offered)));
+            let arrived = row.arrived_per_second.map(|arrived| format!("{:.2}", millions(arrived)));
             vec![
                 format!("{:?}", row.direction).to_lowercase(),
                 row.size.to_string(),
                 row.contender.clone(),
                 row.burst.to_string(),
                 format!("{:.3}", millions(row.frames_per_second)),
-                offered.unwrap_or_default(),
+                arrived.unwrap_or_default(),
                 row.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
             ]
         })
         .collect();
     let header =
-        ["direction", "bytes", "contender", "burst", "frames", "offered", "ours / best testpmd"];
+        ["direction", "bytes", "contender", "burst", "frames", "arrived", "ours / best testpmd"];
     print_table(&header, &cells);
 }
 
