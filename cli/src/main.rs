@@ -181,8 +181,11 @@ mod tests {
             [program, rest @ ..] if program.rsplit('/').next() == Some("underpass") => rest,
             ["cargo", "run", rest @ ..] => {
                 let start = rest.iter().position(|w| *w == "--")?;
-                // Another package or an example is not this program.
-                let ours = rest.get(..start)?.iter().all(|w| *w == "--release" || *w == "--quiet");
+                // Another package or an example is not this program, nor is one with other features.
+                let built = |word: &str| cfg!(feature = "xdp") && matches!(word, "--features" | "xdp");
+                let ours = rest.get(..start)?.iter().all(|word| {
+                    matches!(*word, "--release" | "--quiet") || built(word)
+                });
                 rest.get(start + 1..).filter(|_| ours)?
             }
             _ => return None,
