@@ -182,10 +182,12 @@ mod tests {
             ["cargo", "run", rest @ ..] => {
                 let start = rest.iter().position(|w| *w == "--")?;
                 // Another package or an example is not this program, nor is one with other features.
-                let built = |word: &str| cfg!(feature = "xdp") && matches!(word, "--features" | "xdp");
-                let ours = rest.get(..start)?.iter().all(|word| {
-                    matches!(*word, "--release" | "--quiet") || built(word)
-                });
+                let built =
+                    |word: &str| cfg!(feature = "xdp") && matches!(word, "--features" | "xdp");
+                let ours = rest
+                    .get(..start)?
+                    .iter()
+                    .all(|word| matches!(*word, "--release" | "--quiet") || built(word));
                 rest.get(start + 1..).filter(|_| ours)?
             }
             _ => return None,
