@@ -20,6 +20,9 @@ use crate::packet_key::{ARP, Ethernet, has_ports};
 pub enum Selector {
     /// Frames of this type: the two bytes behind the addresses, even if they are a length.
     EtherType(u16),
+    /// Frames of this type behind exactly one 802.1Q tag with this VLAN, for those who are not on a VLAN
+    /// as a whole ([`Selection::vlan`]).
+    Tagged(VlanId, u16),
     /// IP packets, and questions about the link address of their destination.
     Ip(IpSelector),
 }
@@ -42,7 +45,8 @@ pub struct IpSelector {
     pub port: Option<u16>,
 }
 
-/// Everything that is wanted of an interface: the frames of one VLAN that some selector matches.
+/// Everything that is wanted of an interface: the frames of one VLAN that some selector matches. Without
+/// a VLAN, [`Selector::Tagged`] matches frames of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// The VLAN that the frames are tagged with. `None`: frames without a tag, or with a priority
@@ -63,6 +67,11 @@ impl Selector {
         Self::Ip(IpSelector { to: Some(ip), protocol: None, port: None })
     }
 
+    /// Packets of an IP protocol.
+    pub const fn ip_protocol(to: Option<IpAddr>, protocol: u8) -> Self {
+        Self::Ip(IpSelector { to, protocol: Some(protocol), port: None })
+    }
+
     /// UDP datagrams to a port.
     pub const fn udp_port(to: Option<IpAddr>, port: u16) -> Self {
         Self::Ip(IpSelector { to, protocol: Some(17), port: Some(port) })
@@ -73,16 +82,29 @@ impl Selector {
         Self::Ip(IpSelector { to, protocol: Some(6), port: Some(port) })
     }
 
-    /// True if an Ethernet frame is wanted. What looks like an 802.1Q tag in it is not looked behind.
+    /// True if an Ethernet frame is wanted. What looks like an 802.1Q tag in it is not looked behind,
+    /// but for [`Tagged`](Self::Tagged).
     pub fn matches(&self, frame: &[u8]) -> bool {
-        Ethernet::untagged(frame).is_some_and(|frame| self.selects(&frame))
+        match self {
+            Self::Tagged(..) => {
+                Ethernet::parse(frame).is_some_and(|frame| self.selects_tag(&frame))
+            }
+            _ => Ethernet::untagged(frame).is_some_and(|frame| self.selects(&frame)),
+        }
     }
 
     fn selects(&self, frame: &Ethernet<'_>) -> bool {
         match self {
             Self::EtherType(ether_type) => frame.ether_type == *ether_type,
+            Self::Tagged(..) => false,
             Self::Ip(selector) => selector.selects(frame),
         }
+    }
+
+    fn selects_tag(&self, frame: &Ethernet<'_>) -> bool {
+        let Self::Tagged(vlan, ether_type) = self else { return false };
+        frame.ether_type == *ether_type
+            && frame.tag.is_some_and(|tag| tag & ID_MASK == vlan.number())
     }
 }
 
@@ -92,8 +114,11 @@ impl Selection {
     pub fn matches(&self, frame: &[u8]) -> bool {
         let Some(frame) = Ethernet::parse(frame) else { return false };
         let vlan = frame.tag.map_or(0, |tag| tag & ID_MASK);
-        vlan == self.vlan.map_or(0, VlanId::number)
-            && self.selectors.iter().any(|selector| selector.selects(&frame))
+        let is_of_vlan = vlan == self.vlan.map_or(0, VlanId::number);
+        self.selectors.iter().any(|selector| {
+            (is_of_vlan && selector.selects(&frame))
+                || (self.vlan.is_none() && selector.selects_tag(&frame))
+        })
     }
 }
 
@@ -201,6 +226,28 @@ mod tests {
         assert!(!wants(Some(7), &[0x81, 0, 0, 7, 0x81, 0, 0, 7, 8, 0]));
         assert!(wants(Some(7), &[0x81, 0, 0, 7, 0x88, 0xb5]));
         assert!(!wants(Some(7), &[0x88, 0xa8, 0, 7, 8, 0]));
+    }
+
+    #[test]
+    fn a_type_on_one_vlan_beside_frames_without() {
+        let (seven, eight) = (VlanId::new(7).unwrap(), VlanId::new(8).unwrap());
+        let wanted = Selector::Tagged(seven, 0x88b5);
+        let tagged = |id, ether_type: [u8; 2]| {
+            frame(&[&[0x81, 0, 0xe0, id][..], &ether_type].concat(), &[&[0; 40]])
+        };
+        assert!(wanted.matches(&tagged(7, [0x88, 0xb5])));
+        assert!(!wanted.matches(&tagged(8, [0x88, 0xb5])));
+        assert!(!wanted.matches(&tagged(7, [0x88, 0xb6])));
+        assert!(!wanted.matches(&frame(&[0x88, 0xb5], &[&[0; 40]])));
+
+        let selection = |vlan| Selection { vlan, selectors: vec![wanted] };
+        assert!(selection(None).matches(&tagged(7, [0x88, 0xb5])));
+        for vlan in [None, Some(seven), Some(eight)] {
+            assert!(!selection(vlan).matches(&tagged(8, [0x88, 0xb5])));
+        }
+        let inner = frame(&[0x81, 0, 0, 7, 0x81, 0, 0, 7, 0x88, 0xb5], &[&[0; 40]]);
+        assert!(!selection(Some(seven)).matches(&inner), "of two tags, the second is the type");
+        assert!(!selection(Some(seven)).matches(&tagged(7, [0x88, 0xb5])));
     }
 
     #[test]

@@ -29,6 +29,16 @@ impl Attachment {
         Ok(self.builder().build(AnyDevice::open(&self.device)?)?)
     }
 
+    /// The same; of the device `memory:`, with a second stack at its other end.
+    pub fn stacks(&self) -> Result<(Stack, Option<Stack>)> {
+        let Spec::Memory(config) = &self.device else {
+            return Ok((self.stack()?, None));
+        };
+        let (near, far) = AnyDevice::memory_pair(*config);
+        let peer = Stack::builder().address(IpNet::new([169, 254, 0, 2].into(), 16)?);
+        Ok((self.builder().build(near)?, Some(peer.build(far)?)))
+    }
+
     /// Opens `count` queues of the device, for a stack whose shards the caller runs.
     pub fn shards(&self, count: usize) -> Result<(Stack, Vec<Shard<AnyDevice>>)> {
         let queues = AnyDevice::open_queues(&self.device, count)?;

@@ -20,6 +20,7 @@ const ECHO: &str = env!("CARGO_BIN_EXE_echo_server");
 const HTTP: &str = env!("CARGO_BIN_EXE_http_client");
 const TLS: &str = env!("CARGO_BIN_EXE_tls_client");
 const AXUM: &str = env!("CARGO_BIN_EXE_axum_server");
+const CUSTOM: &str = env!("CARGO_BIN_EXE_custom_protocol");
 
 fn labs() -> impl Iterator<Item = Lab> {
     [Lab::packet(), Lab::tap()].into_iter().chain(Lab::vlan())
@@ -130,6 +131,31 @@ fn axum_server() {
         assert_eq!(length, "100000");
         assert_eq!(server.interrupt(), "");
     }
+}
+
+/// The same program at both ends of a link.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn custom_protocol() {
+    let station = |spec: &str, address: &str, name: &str, more: &[&str]| {
+        let mut command = Command::new(CUSTOM);
+        command.args(["--device", spec, "--addr", address, "--name", name]).args(more);
+        command
+    };
+    let ends = [
+        (Lab::packet(), "packet:veth1"),
+        (Lab::tap(), "packet:tap0"),
+        #[cfg(feature = "xdp")]
+        (Lab::xdp(), "xdp:veth1"),
+    ];
+    for (lab, peer) in ends {
+        let _ada = lab.serve_with(CUSTOM, &["--name", "ada"]);
+        let mut bob = station(peer, "10.7.0.3/24", "bob", &["--ask"]);
+        let answer = text(CUSTOM, &lab.at_peer(|| bob.output()).unwrap());
+        assert!(answer.ends_with(" is ada\n"), "{answer}");
+    }
+    let output = station("memory:", "10.7.0.3/24", "bob", &["--ask"]).output().unwrap();
+    assert!(text(CUSTOM, &output).ends_with(" is memory\n"));
 }
 
 /// The kernel's VLAN interface reaches the stack, and the link without a VLAN does not.

@@ -39,6 +39,8 @@ pub struct Limits {
     pub raw_packets: usize,
     /// Their bytes.
     pub raw_bytes: usize,
+    /// Custom protocols ([`Stack::attach`](crate::Stack::attach)), on the first shard.
+    pub protocols: usize,
     /// Datagrams in reassembly.
     pub reassembly_datagrams: usize,
     /// Their bytes.
@@ -73,6 +75,7 @@ impl Default for Limits {
             raw_sockets: 64,
             raw_packets: 256,
             raw_bytes: 256 * 1024,
+            protocols: 16,
             reassembly_datagrams: 64,
             reassembly_bytes: 1 << 20,
             sleeps: 65_536,

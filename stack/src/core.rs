@@ -1,5 +1,6 @@
 //! The state of one shard: what `turn` does with each frame and each timer.
 
+mod attached;
 mod icmp;
 mod steer;
 
@@ -10,8 +11,11 @@ use std::time::Duration;
 use underpass_devices::{
     Caps, Device, Frame, Instant, MacAddr, Medium, RxChecksum, RxQueue, TxQueue,
 };
+use underpass_protocols::Stations;
 
+pub use self::attached::AttachError;
 use self::icmp::send_echo;
+use crate::attachments::Attachments;
 use crate::checksum;
 use crate::config::Limits;
 use crate::dhcp;
@@ -48,6 +52,7 @@ pub(crate) struct Core {
     pub(crate) pings: Pings,
     pub(crate) sleeps: Sleeps,
     pub(crate) raw: RawSockets,
+    pub(crate) attachments: Attachments,
     reassembler: Reassembler,
     errors: RateLimiter,
     counters_due: Instant,
@@ -74,11 +79,21 @@ pub struct Turn {
 pub(crate) struct Arrival {
     pub(crate) interface: usize,
     checksum: RxChecksum,
-    src: MacAddr,
-    /// Sent to a group of stations.
-    group: bool,
+    /// Source and destination, if there is an Ethernet header.
+    link: Option<Stations>,
     /// It came to another shard, which has handed it over.
     pub(crate) handed_over: bool,
+}
+
+impl Arrival {
+    fn src(&self) -> MacAddr {
+        self.link.map_or(MacAddr::default(), |link| link.source)
+    }
+
+    /// Sent to a group of stations.
+    fn is_to_group(&self) -> bool {
+        self.link.is_some_and(|link| link.destination.is_multicast())
+    }
 }
 
 impl Core {
@@ -103,6 +118,7 @@ impl Core {
             pings: Pings::default(),
             sleeps: Sleeps::new(limits.sleeps),
             raw: RawSockets::new(limits.clone()),
+            attachments: Attachments::new(limits.protocols),
             reassembler: Reassembler::new(
                 ReassemblyConfig {
                     max_datagrams: limits.reassembly_datagrams,
@@ -181,6 +197,7 @@ impl Core {
         }
         self.udp.emit(&mut out, &mut self.wakes);
         self.raw.emit(&mut out, &mut self.wakes);
+        self.attachments.emit(&mut out, &mut self.wakes);
         self.tcp.emit(now, &mut out, &mut self.wakes);
         self.net.wake_watchers(&mut self.wakes);
         if std::mem::take(&mut self.net.mtu_changed) {
@@ -233,6 +250,7 @@ impl Core {
             || self.udp.is_dirty()
             || self.pings.is_dirty()
             || self.raw.is_dirty()
+            || self.attachments.is_dirty()
             || self.sleeps.is_dirty()
             || self.net.links.iter().any(|link| link.is_due(self.now))
             || (self.is_first() && self.net.is_selection_due())
@@ -257,11 +275,13 @@ impl Core {
         self.pings.stop(&mut self.wakes);
         self.sleeps.stop(&mut self.wakes);
         self.raw.stop(&mut self.wakes);
+        self.attachments.stop(&mut self.wakes);
     }
 
     fn next_timer(&self) -> Option<Instant> {
         let links = self.net.links.iter().map(Link::next_timer);
-        [self.tcp.next_timer(), self.reassembler.next_timer(), self.sleeps.next_timer()]
+        let protocols = self.attachments.next_timer();
+        [self.tcp.next_timer(), self.reassembler.next_timer(), self.sleeps.next_timer(), protocols]
             .into_iter()
             .chain(links)
             .flatten()
@@ -278,16 +298,16 @@ impl Core {
             return self.net.drop(DropReason::ShortFrame);
         };
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
-        let dst = MacAddr([d0, d1, d2, d3, d4, d5]);
-        let src = MacAddr([s0, s1, s2, s3, s4, s5]);
-        if dst != caps.mac && !dst.is_multicast() {
+        let destination = MacAddr([d0, d1, d2, d3, d4, d5]);
+        let source = MacAddr([s0, s1, s2, s3, s4, s5]);
+        if destination != caps.mac && !destination.is_multicast() {
             return self.net.drop(DropReason::OtherStation);
         }
-        let arrival = Arrival { src, group: dst.is_multicast(), ..arrival };
+        let arrival = Arrival { link: Some(Stations { source, destination }), ..arrival };
         match u16::from_be_bytes([t0, t1]) {
             ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => self.on_ip(payload, arrival, tx),
             ETHERTYPE_ARP => self.on_arp(payload, arrival, tx),
-            _ => self.net.drop(DropReason::UnknownEtherType),
+            _ => self.on_other_frame(frame.bytes, arrival, tx),
         }
     }
 
@@ -311,7 +331,7 @@ impl Core {
             self.spread(Content::Ip, packet.bytes, arrival);
             let mut out = Out { now: self.now, net: &mut self.net, tx };
             let answers = !arrival.handed_over;
-            return out.on_ndp(arrival.interface, packet.bytes, arrival.src, answers);
+            return out.on_ndp(arrival.interface, packet.bytes, arrival.src(), answers);
         }
         if packet.protocol == protocol::UDP
             && packet.fragment.is_none()
@@ -380,18 +400,15 @@ impl Core {
             && self.raw.on_packet(packet, &mut self.net.stats.drops, &mut self.wakes);
         let mut out = Out { now: self.now, net: &mut self.net, tx };
         let result = match packet.protocol {
-            protocol::TCP if unicast && !arrival.group => checked_segment(packet, arrival.checksum)
-                .and_then(|segment| {
+            protocol::TCP if unicast && !arrival.is_to_group() => {
+                checked_segment(packet, arrival.checksum).and_then(|segment| {
                     self.tcp.on_segment(self.now, &segment, &mut out, &mut self.wakes)
-                }),
+                })
+            }
             protocol::UDP => self.on_udp(packet, arrival, tx),
             protocol::ICMP | protocol::ICMPV6 => self.on_icmp(packet, unicast, arrival, tx),
             protocol::IGMP if packet.src.is_ipv4() => out.on_igmp(arrival.interface, packet),
-            _ if copied => Ok(()),
-            _ => {
-                self.refuse(packet, arrival, Unreachable::Protocol, tx);
-                Err(DropReason::UnknownProtocol)
-            }
+            _ => self.on_other_protocol(packet, copied, arrival, tx),
         };
         if let Err(reason) = result {
             self.net.drop(reason);
@@ -406,6 +423,9 @@ impl Core {
     ) -> Result<(), DropReason> {
         let datagram = UdpDatagram::parse(*packet)?;
         check_datagram(&datagram, arrival.checksum)?;
+        if let Some(result) = self.on_attached_port(&datagram, arrival, tx) {
+            return result;
+        }
         let result = self.udp.on_datagram(&datagram, &mut self.wakes);
         if result == Err(DropReason::UdpClosedPort) {
             self.refuse(packet, arrival, Unreachable::Port, tx);

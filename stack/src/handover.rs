@@ -12,8 +12,8 @@ use underpass_devices::Steering;
 
 use crate::bell::Bell;
 use crate::core::Arrival;
+use crate::homes::Homes;
 use crate::packet::Tuple;
-use crate::port_homes::PortHomes;
 use crate::stats::DropReason;
 
 /// One shard's view of the others.
@@ -23,7 +23,9 @@ pub(crate) struct Siblings {
     /// Who owns a flow.
     pub(crate) steering: Steering,
     /// Who has the UDP sockets of a port.
-    pub(crate) ports: PortHomes,
+    pub(crate) ports: Homes,
+    /// Who has the custom protocols of an EtherType.
+    pub(crate) ether_types: Homes,
     /// Frames given to other shards.
     pub(crate) handed_over: u64,
     /// By shard; the own one is never used.
@@ -45,6 +47,8 @@ pub(crate) enum Content {
     Ip,
     /// What follows an Ethernet header of type ARP.
     Arp,
+    /// A whole frame of a custom protocol.
+    Frame,
 }
 
 struct Outbox {
@@ -68,12 +72,13 @@ pub(crate) fn siblings(
     capacity: usize,
     len: usize,
 ) -> Vec<Siblings> {
-    let ports = PortHomes::default();
+    let (ports, ether_types) = (Homes::default(), Homes::default());
     let mut all: Vec<_> = (0..bells.len())
         .map(|index| Siblings {
             index,
             steering,
             ports: ports.clone(),
+            ether_types: ether_types.clone(),
             handed_over: 0,
             outboxes: Vec::new(),
             inboxes: Vec::new(),

@@ -22,7 +22,7 @@ pub(crate) enum IcmpMessage<'a> {
     /// An answer to a ping of ours.
     EchoReply(Echo<'a>),
     /// A packet of ours did not arrive.
-    Error(IcmpError),
+    Error(IcmpError<'a>),
     /// Nothing for this stack.
     Other,
 }
@@ -41,11 +41,13 @@ pub(crate) struct Echo<'a> {
 /// A report that a packet did not arrive. Whoever acts on it first finds the flow it quotes, and
 /// checks that the quoted sequence number is one in flight (RFC 5927 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IcmpError {
+pub(crate) struct IcmpError<'a> {
+    /// Who reports it.
+    pub(crate) from: IpAddr,
     /// Why.
     pub(crate) kind: IcmpErrorKind,
     /// Which packet.
-    pub(crate) quoted: QuotedPacket,
+    pub(crate) quoted: QuotedPacket<'a>,
 }
 
 /// Why a packet did not arrive.
@@ -75,7 +77,7 @@ pub(crate) enum IcmpErrorKind {
 
 /// The head of a packet we sent, as an error quotes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QuotedPacket {
+pub(crate) struct QuotedPacket<'a> {
     /// Where it came from: the address the error was sent to.
     pub(crate) src: IpAddr,
     /// Where it was to go.
@@ -92,6 +94,8 @@ pub(crate) struct QuotedPacket {
     pub(crate) echo_ident: Option<u16>,
     /// Length its IP header names, in bytes.
     pub(crate) len: usize,
+    /// Transport header and data as far as they are quoted, at least 8 bytes.
+    pub(crate) transport: &'a [u8],
 }
 
 /// Judges a whole packet whose protocol is ICMP or ICMPv6.
@@ -125,7 +129,7 @@ pub(crate) fn receive<'a>(packet: &Packet<'a>) -> Result<IcmpMessage<'a>, DropRe
     match quoted {
         // Nobody can report a packet to us that we did not send.
         Some(quoted) if quoted.src == packet.dst => {
-            Ok(IcmpMessage::Error(IcmpError { kind, quoted }))
+            Ok(IcmpMessage::Error(IcmpError { from: packet.src, kind, quoted }))
         }
         _ => Err(DropReason::MalformedIcmp),
     }
@@ -281,7 +285,7 @@ fn error_v6(kind: u8, code: u8, word: u32) -> Option<IcmpErrorKind> {
     })
 }
 
-fn quoted_v4(body: &[u8]) -> Option<QuotedPacket> {
+fn quoted_v4(body: &[u8]) -> Option<QuotedPacket<'_>> {
     let header: &[u8; 20] = body.first_chunk()?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
     let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
@@ -294,7 +298,7 @@ fn quoted_v4(body: &[u8]) -> Option<QuotedPacket> {
     quoted_transport(src.into(), dst.into(), header[9], body.get(header_len..)?, len)
 }
 
-fn quoted_v6(body: &[u8]) -> Option<QuotedPacket> {
+fn quoted_v6(body: &[u8]) -> Option<QuotedPacket<'_>> {
     let (header, mut rest) = body.split_first_chunk::<40>()?;
     if header[0] >> 4 != 6 {
         return None;
@@ -324,13 +328,23 @@ fn quoted_transport(
     protocol: u8,
     transport: &[u8],
     len: usize,
-) -> Option<QuotedPacket> {
+) -> Option<QuotedPacket<'_>> {
     let &[s0, s1, d0, d1, q0, q1, q2, q3] = transport.first_chunk::<8>()?;
     let tcp_seq = (protocol == protocol::TCP).then(|| u32::from_be_bytes([q0, q1, q2, q3]));
     let is_echo = matches!((protocol, s0), (protocol::ICMP, 8) | (protocol::ICMPV6, 128));
     let echo_ident = is_echo.then(|| u16::from_be_bytes([q0, q1]));
     let (src_port, dst_port) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
-    Some(QuotedPacket { src, dst, protocol, src_port, dst_port, tcp_seq, echo_ident, len })
+    Some(QuotedPacket {
+        src,
+        dst,
+        protocol,
+        src_port,
+        dst_port,
+        tcp_seq,
+        echo_ident,
+        len,
+        transport,
+    })
 }
 
 /// As much of a packet as fits into an error that every link carries: 576 bytes over IPv4 (RFC 1812

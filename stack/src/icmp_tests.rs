@@ -132,6 +132,7 @@ fn a_refused_packet_is_recognised_by_its_sender() {
             write_unreachable(&mut error, &original, why);
             assert_eq!(error.len(), if v6 { 1280 } else { 576 });
             let expected = IcmpError {
+                from: us,
                 kind,
                 quoted: QuotedPacket {
                     src: them,
@@ -142,6 +143,7 @@ fn a_refused_packet_is_recognised_by_its_sender() {
                     tcp_seq: Some(0x0102_0304),
                     echo_ident: None,
                     len: original.bytes.len(),
+                    transport: &segment[..error.len() - 2 * ip_header_len(us) - 8],
                 },
             };
             assert_eq!(receive_bytes(&error), Ok(IcmpMessage::Error(expected)));

@@ -3,7 +3,8 @@
 //! A [`Stack`] owns a device (anything that implements [`devices::Device`]) and gives sockets that
 //! look like those of `std::net`: [`TcpListener`], [`TcpStream`], [`UdpSocket`], [`Ping`]. Each of
 //! them serves blocking code (`std::io`), futures (`futures_io` traits and `*_async` methods) and,
-//! with feature `tokio`, everything written for tokio's streams.
+//! with feature `tokio`, everything written for tokio's streams. Wire protocols of your own run beside
+//! TCP ([`Stack::attach`], [`protocols`]).
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -29,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 mod arp;
+mod attachments;
 mod bell;
 mod block;
 mod checksum;
@@ -40,6 +42,7 @@ mod driver;
 mod fragment;
 mod groups;
 mod handover;
+mod homes;
 mod icmp;
 mod icmp_errors;
 mod interface;
@@ -54,7 +57,6 @@ mod output;
 mod packet;
 mod path_mtu;
 mod ping;
-mod port_homes;
 mod ports;
 mod random;
 mod raw;
@@ -75,8 +77,9 @@ pub mod transport;
 mod udp;
 mod wake;
 
+pub use attachments::ProtocolCounters;
 pub use config::Limits;
-pub use core::Turn;
+pub use core::{AttachError, Turn};
 pub use dns::{
     Answer, DnsConfig, DnsError, DnsStats, Hosts, Record, RecordData, RecordType, Resolver,
 };
@@ -88,7 +91,8 @@ pub use runtime::{Local, SubmitError, Task, run_per_core};
 pub use shard::Shard;
 pub use sleep::Sleep;
 pub use socket::{
-    ConnectOptions, IpVersion, ListenOptions, Ping, RawSocket, TcpListener, TcpStream, UdpSocket,
+    ConnectOptions, IpVersion, ListenOptions, Ping, ProtocolHandle, RawSocket, TcpListener,
+    TcpStream, UdpSocket,
 };
 pub use stack::{BuildError, Builder, Stack};
 pub use stats::{DropReason, Drops, Stats};

@@ -318,7 +318,7 @@ impl<T: TxQueue> Out<'_, T> {
     }
 
     /// Sends `len` bytes behind a link header. `None`: the device did not take it, which is counted.
-    fn frame<R>(
+    pub(crate) fn frame<R>(
         &mut self,
         interface: usize,
         dst: MacAddr,

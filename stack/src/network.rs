@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
-use underpass_devices::{Caps, Instant};
+use underpass_devices::{Caps, Instant, Selector};
 
 use self::selection::Selections;
 use self::shared_routes::SharedRoutes;
@@ -51,6 +51,8 @@ pub(crate) struct Network {
     pub(crate) mtu_changed: bool,
     /// Whoever waits for an address.
     pub(crate) watchers: Waiters,
+    /// What custom protocols are attached to.
+    pub(crate) attached: Vec<Selector>,
     selections: Selections,
     /// If there are several shards.
     shared_routes: Option<SharedRoutes>,
@@ -75,6 +77,7 @@ impl Network {
             version: 1,
             mtu_changed: false,
             watchers: Waiters::default(),
+            attached: Vec::new(),
             shared_routes: None,
         }
     }
@@ -167,6 +170,16 @@ impl Network {
             io::ErrorKind::AddrNotAvailable,
             format!("{} is not an address of this stack (it has {own})", address.ip()),
         ))
+    }
+
+    /// The interface that packets to a station or a group leave by, and their source address.
+    pub(crate) fn egress(&self, dst: IpAddr) -> Option<(usize, IpAddr)> {
+        if dst.is_multicast() || self.routes.is_broadcast(dst) {
+            let interface = self.group_interface(dst)?;
+            return Some((interface, self.routes.source_on(interface, dst, dst)?));
+        }
+        let way = self.way(dst).filter(|_| self.routes.is_peer(dst))?;
+        Some((way.interface, self.routes.source_on(way.interface, dst, way.hop)?))
     }
 
     /// The interface and the address to talk to the station `remote` from.

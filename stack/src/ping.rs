@@ -79,7 +79,7 @@ impl Pings {
     }
 
     /// A socket here has lately sent the quoted echo request.
-    pub(crate) fn check_sent(&self, quoted: &QuotedPacket) -> Result<(), DropReason> {
+    pub(crate) fn check_sent(&self, quoted: &QuotedPacket<'_>) -> Result<(), DropReason> {
         let socket = quoted.echo_ident.and_then(|ident| self.sockets.get(usize::from(ident)));
         let dst = SocketAddr::new(quoted.dst, 0);
         let sent = socket.is_some_and(|socket| socket.sent_to.contains(dst));

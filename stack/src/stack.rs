@@ -1,4 +1,5 @@
 mod addresses;
+mod attach;
 mod builder;
 
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use underpass_devices::Steering;
 
 use crate::config::Limits;
 use crate::dns;
-use crate::port_homes::PortHomes;
+use crate::homes::Homes;
 use crate::shard::Shared;
 use crate::stats::Stats;
 
@@ -36,7 +37,7 @@ struct Inner {
     /// Who owns a flow.
     steering: Steering,
     /// Who has the UDP sockets of a port, if there are several shards.
-    ports: Option<PortHomes>,
+    ports: Option<Homes>,
     /// The shard after the one that got the last socket.
     next: AtomicUsize,
     limits: Limits,

@@ -94,6 +94,8 @@ drop_reasons! {
     TcpSyn => "tcp_syn",
     /// The queue of a raw socket was full, and it got no copy.
     RawQueueFull => "raw_queue_full",
+    /// A custom protocol did not take the frame.
+    ProtocolRefused => "protocol_refused",
     /// A fragment that overlaps another: the whole datagram goes (RFC 5722).
     FragmentOverlap => "fragment_overlap",
     /// A fragment whose offset or length is impossible.

@@ -9,16 +9,18 @@ use underpass_devices::PartialChecksum;
 
 use crate::checksum;
 use crate::config::Limits;
+use crate::homes::Homes;
 use crate::icmp::IcmpErrorKind;
 use crate::ip_header::{ip_header_len, rewrite_ip_header, write_ip_header};
 use crate::output::{Outgoing, Output};
 use crate::packet::{Tuple, UdpDatagram, protocol};
-use crate::port_homes::PortHomes;
 use crate::recent::RecentPeers;
 use crate::stats::DropReason;
 use crate::wake::Waiters;
 
-const UDP_HEADER_LEN: usize = 8;
+pub(crate) const HEADER_LEN: usize = 8;
+/// Where the checksum is in a UDP header.
+pub(crate) const CHECKSUM_AT: u16 = 6;
 /// Ports that bind to port 0 takes from, as TCP's (Linux `ip_local_port_range`).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 
@@ -26,11 +28,13 @@ const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 pub(crate) struct Udp {
     sockets: Slab<Socket>,
     by_port: HashMap<u16, Vec<u32>>,
+    /// Ports of custom protocols.
+    reserved: Vec<u16>,
     dirty: VecDeque<u32>,
     next_ephemeral: u16,
     limits: Limits,
     /// Where ports are, and which shard this is, if there are several.
-    homes: Option<(PortHomes, usize)>,
+    homes: Option<(Homes, usize)>,
 }
 
 /// One UDP socket: a ring of datagrams each way, taken at bind.
@@ -83,6 +87,7 @@ impl Udp {
         Self {
             sockets: Slab::new(),
             by_port: HashMap::new(),
+            reserved: Vec::new(),
             dirty: VecDeque::new(),
             next_ephemeral: EPHEMERAL.start() + first_port % span,
             limits,
@@ -91,7 +96,7 @@ impl Udp {
     }
 
     /// Makes this the sockets of one of several shards.
-    pub(crate) fn share_ports(&mut self, homes: PortHomes, shard: usize) {
+    pub(crate) fn share_ports(&mut self, homes: Homes, shard: usize) {
         self.homes = Some((homes, shard));
     }
 
@@ -108,7 +113,7 @@ impl Udp {
             port if self.is_used(SocketAddr::new(local.ip(), port)) || !self.claim(port) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    format!("a UDP socket is already bound to {local}"),
+                    format!("a UDP socket, or a protocol, has {local} already"),
                 ));
             }
             port => port,
@@ -141,12 +146,30 @@ impl Udp {
             at_port.retain(|other| *other != id);
             if at_port.is_empty() {
                 self.by_port.remove(&port);
-                if let Some((homes, _)) = &self.homes {
-                    homes.release(port);
-                }
+                self.disclaim(port);
             }
         }
         self.dirty.retain(|other| *other != id);
+    }
+
+    /// Takes a port for a custom protocol; several may have it, at different addresses. False: a socket
+    /// has it.
+    pub(crate) fn reserve(&mut self, port: u16) -> bool {
+        let is_free = !self.by_port.contains_key(&port) && self.claim(port);
+        if is_free {
+            self.reserved.push(port);
+        }
+        is_free
+    }
+
+    /// Undoes one [`reserve`](Self::reserve).
+    pub(crate) fn free(&mut self, port: u16) {
+        if let Some(found) = self.reserved.iter().position(|reserved| *reserved == port) {
+            self.reserved.swap_remove(found);
+        }
+        if !self.reserved.contains(&port) {
+            self.disclaim(port);
+        }
     }
 
     pub(crate) fn socket(&mut self, id: u32) -> &mut Socket {
@@ -190,9 +213,9 @@ impl Udp {
         data: &[u8],
     ) -> io::Result<Option<()>> {
         let socket = &mut self.sockets[id as usize];
-        let longest = (65_535 - ip_header_len(own) * usize::from(own.is_ipv4()) - UDP_HEADER_LEN)
+        let longest = (65_535 - ip_header_len(own) * usize::from(own.is_ipv4()) - HEADER_LEN)
             .min(self.limits.udp_bytes);
-        let whole = path_mtu.saturating_sub(ip_header_len(own) + UDP_HEADER_LEN);
+        let whole = path_mtu.saturating_sub(ip_header_len(own) + HEADER_LEN);
         let longest = if socket.options.dont_fragment { longest.min(whole) } else { longest };
         if data.len() > longest {
             return Err(io::Error::new(
@@ -307,9 +330,10 @@ impl Udp {
     }
 
     fn is_used(&self, local: SocketAddr) -> bool {
-        self.by_port.get(&local.port()).is_some_and(|at_port| {
-            at_port.iter().any(|id| self.sockets[*id as usize].local.ip() == local.ip())
-        })
+        self.reserved.contains(&local.port())
+            || self.by_port.get(&local.port()).is_some_and(|at_port| {
+                at_port.iter().any(|id| self.sockets[*id as usize].local.ip() == local.ip())
+            })
     }
 
     /// Makes this shard the home of a port. False: another one is.
@@ -317,12 +341,19 @@ impl Udp {
         self.homes.as_ref().is_none_or(|(homes, shard)| homes.claim(port, *shard))
     }
 
+    fn disclaim(&self, port: u16) {
+        if let Some((homes, _)) = &self.homes {
+            homes.release(port);
+        }
+    }
+
     fn ephemeral(&mut self) -> io::Result<u16> {
         for _ in EPHEMERAL {
             let port = self.next_ephemeral;
             self.next_ephemeral =
                 if port == *EPHEMERAL.end() { *EPHEMERAL.start() } else { port + 1 };
-            if !self.by_port.contains_key(&port) && self.claim(port) {
+            let is_used = self.by_port.contains_key(&port) || self.reserved.contains(&port);
+            if !is_used && self.claim(port) {
                 return Ok(port);
             }
         }
@@ -393,9 +424,9 @@ pub(crate) fn to_packet(own: SocketAddr, peer: SocketAddr, data: &[u8]) -> Vec<u
     let header_len = ip_header_len(own.ip());
     let UdpOptions { hop_limit, traffic_class, dont_fragment, .. } = UdpOptions::default();
     let ends = Ends { peer, own: own.ip(), hop_limit, traffic_class, dont_fragment };
-    let mut packet = vec![0; header_len + UDP_HEADER_LEN + data.len()];
+    let mut packet = vec![0; header_len + HEADER_LEN + data.len()];
     fill_datagram(&mut packet, &ends, own.port(), data);
-    let field = PartialChecksum { start: header_len as u16, offset: 6 };
+    let field = PartialChecksum { start: header_len as u16, offset: CHECKSUM_AT };
     checksum::complete(&mut packet, field);
     packet
 }
@@ -418,27 +449,34 @@ fn write_datagram(ends: &Ends, port: u16, data: &[u8], out: &mut impl Output) {
     let header_len = ip_header_len(own);
     let outgoing = Outgoing {
         dst: peer.ip(),
-        len: header_len + UDP_HEADER_LEN + data.len(),
-        checksum: Some(PartialChecksum { start: header_len as u16, offset: 6 }),
+        len: header_len + HEADER_LEN + data.len(),
+        checksum: Some(PartialChecksum { start: header_len as u16, offset: CHECKSUM_AT }),
         segment: None,
         dont_fragment,
     };
     out.packet(outgoing, |packet| fill_datagram(packet, ends, port, data));
 }
 
-/// The checksum field holds the sum over the pseudo-header.
+/// Writes a whole datagram, whose checksum field holds the sum over the pseudo-header.
 fn fill_datagram(packet: &mut [u8], ends: &Ends, port: u16, data: &[u8]) {
     let Ends { peer, own, hop_limit, traffic_class, dont_fragment } = *ends;
-    let udp_len = UDP_HEADER_LEN + data.len();
+    write_headers(packet, SocketAddr::new(own, port), peer, hop_limit);
     let (ip, udp) = packet.split_at_mut(ip_header_len(own));
-    write_ip_header(ip, own, peer.ip(), protocol::UDP, udp_len, hop_limit);
     if traffic_class != 0 || dont_fragment {
         rewrite_ip_header(ip, traffic_class, dont_fragment);
     }
-    udp[0..2].copy_from_slice(&port.to_be_bytes());
+    udp[HEADER_LEN..].copy_from_slice(data);
+}
+
+/// Writes the IP and UDP header of a datagram, of which only the data is missing then. The checksum
+/// field holds the sum over the pseudo-header.
+pub(crate) fn write_headers(packet: &mut [u8], own: SocketAddr, peer: SocketAddr, hop_limit: u8) {
+    let (ip, udp) = packet.split_at_mut(ip_header_len(own.ip()));
+    let udp_len = udp.len();
+    write_ip_header(ip, own.ip(), peer.ip(), protocol::UDP, udp_len, hop_limit);
+    udp[0..2].copy_from_slice(&own.port().to_be_bytes());
     udp[2..4].copy_from_slice(&peer.port().to_be_bytes());
     udp[4..6].copy_from_slice(&(udp_len as u16).to_be_bytes());
-    let partial = checksum::partial(own, peer.ip(), protocol::UDP, udp_len);
+    let partial = checksum::partial(own.ip(), peer.ip(), protocol::UDP, udp_len);
     udp[6..8].copy_from_slice(&partial.to_be_bytes());
-    udp[UDP_HEADER_LEN..].copy_from_slice(data);
 }

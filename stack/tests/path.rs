@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use underpass::devices::{Instant, MacAddr, MemoryConfig, MemoryDevice, RxMeta};
+use underpass::protocols::header::Header;
+use underpass::protocols::probe::{Outcome, Probe, ProbeConfig, ProbeHeader, Request};
 use underpass::{
     DropReason, IpVersion, Limits, RawSocket, Shard, Stack, TcpListener, TcpStream, UdpSocket,
 };
@@ -373,6 +375,24 @@ fn raw_sockets_speak_any_protocol_and_get_copies_of_the_others() {
         kind(RawSocket::new(net.left(), IpVersion::V4, 0).map(drop)),
         std::io::ErrorKind::InvalidInput
     );
+}
+
+#[test]
+fn custom_protocols_learn_the_path_mtu() {
+    let mut net = Net::new(1400, false);
+    let attach = |stack: &Stack| {
+        stack.attach(ProbeHeader::SELECTOR, Probe::new(ProbeConfig::default())).unwrap()
+    };
+    let (near, _far) = (attach(net.left()), attach(net.right()));
+    let mut ask = || {
+        let request = Request { payload: 1430, ..Request::to(ip(1, true)) };
+        near.with(|near| near.request(request)).unwrap();
+        net.run(1100);
+        matches!(near.with(Probe::result).unwrap().outcome, Outcome::Reply { .. })
+    };
+    // The request is too long, then the reply; then both are fragmented.
+    assert_eq!([ask(), ask(), ask()], [false, false, true]);
+    assert_eq!(net.too_big, 2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod dissector;
 mod run;
 mod setup;
 mod test;
@@ -24,12 +25,15 @@ enum Command {
     Setup,
     /// Everything that is checked before a change is merged: this is what CI runs
     Test(test::Args),
+    /// A Lua script that tells Wireshark and tshark about our protocols
+    Dissector(dissector::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup => setup::setup(),
         Command::Test(args) => test::test(&args),
+        Command::Dissector(args) => dissector::dissector(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ enum Sign {
 }
 
 /// What is needed, and the Debian package that brings it.
-const NEEDS: [(Sign, &str); 14] = [
+const NEEDS: [(Sign, &str); 15] = [
     (Program("curl"), "curl"),
     (Program("dnsmasq"), "dnsmasq-base"),
     (Program("dpdk-testpmd"), "dpdk-dev"),
@@ -25,6 +25,7 @@ const NEEDS: [(Sign, &str); 14] = [
     (Program("nc"), "netcat-openbsd"),
     (Program("ping"), "iputils-ping"),
     (Program("nginx"), "nginx-light"),
+    (Program("tshark"), "tshark"),
     (Program("wrk"), "wrk"),
     // To build the feature `xdp`.
     (Program("clang"), "clang"),

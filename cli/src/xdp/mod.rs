@@ -145,6 +145,7 @@ fn object(interface: &str, program: &ProgramInfo, steered: &[String], rules: &Va
 fn selector(selector: &Selector) -> String {
     match selector {
         Selector::EtherType(ether_type) => format!("EtherType {ether_type:#06x}"),
+        Selector::Tagged(vlan, ether_type) => format!("VLAN {vlan}, EtherType {ether_type:#06x}"),
         Selector::Ip(IpSelector { to, protocol, port }) => {
             let to = to.map_or("any address".to_owned(), |to| to.to_string());
             match protocol {

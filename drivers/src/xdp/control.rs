@@ -10,6 +10,7 @@ use aya::programs::loaded_programs;
 use rustix::time::{ClockId, clock_gettime};
 use underpass_devices::{
     IpSelector, MacAddr, Rule, RuleError, RuleMatch, RuleReport, Selector, Tally, VerdictCounts,
+    VlanId,
 };
 
 use super::maps::{
@@ -321,7 +322,9 @@ fn selector(target: &Target) -> Option<Selector> {
     let (shape, family) = (target.kind & 0xf0, target.kind & 0x0f);
     let port = u16::from_be_bytes(target.port);
     if family == FAMILY_ETHER_TYPE {
-        return Some(Selector::EtherType(port));
+        let [high, low, ..] = target.address;
+        let vlan = VlanId::new(u16::from_be_bytes([high, low]));
+        return Some(vlan.map_or(Selector::EtherType(port), |vlan| Selector::Tagged(vlan, port)));
     }
     let to = match family {
         FAMILY_ANY => None,

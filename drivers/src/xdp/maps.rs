@@ -43,6 +43,7 @@ pub(super) struct Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub(super) struct Target {
+    /// An address, the big-endian VLAN of an EtherType, or zeroes.
     pub(super) address: [u8; 16],
     /// Big-endian port or EtherType.
     pub(super) port: [u8; 2],

@@ -230,7 +230,12 @@ fn selections() -> impl Strategy<Value = Selection> {
                 let (protocol, port) = service.map_or((None, None), |(p, port)| (Some(p), port));
                 Selector::Ip(IpSelector { to, protocol, port })
             });
-    let selector = prop_oneof![6 => ip, 1 => Just(Selector::EtherType(0x88b5))];
+    let vlan = VlanId::new(7).unwrap();
+    let selector = prop_oneof![
+        6 => ip,
+        1 => Just(Selector::EtherType(0x88b5)),
+        1 => prop::sample::select(vec![0x88b5, 0x0800]).prop_map(move |t| Selector::Tagged(vlan, t)),
+    ];
     let vlan = prop_oneof![3 => Just(None), 1 => Just(Some(VlanId::new(7).unwrap()))];
     (vlan, prop::collection::vec(selector, 0..5))
         .prop_map(|(vlan, selectors)| Selection { vlan, selectors })

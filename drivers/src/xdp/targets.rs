@@ -15,11 +15,14 @@ use super::maps::{
 pub(super) fn of(selectors: &[Selector], config: &XdpConfig) -> HashMap<Target, u32> {
     let mut targets = HashMap::new();
     for ether_type in &config.ether_types {
-        add_ether_type(&mut targets, *ether_type);
+        add_ether_type(&mut targets, 0, *ether_type);
     }
     for selector in selectors {
         match selector {
-            Selector::EtherType(ether_type) => add_ether_type(&mut targets, *ether_type),
+            Selector::EtherType(ether_type) => add_ether_type(&mut targets, 0, *ether_type),
+            Selector::Tagged(vlan, ether_type) => {
+                add_ether_type(&mut targets, vlan.number(), *ether_type);
+            }
             Selector::Ip(ip) => add_ip(&mut targets, ip, config),
             _ => {}
         }
@@ -32,9 +35,12 @@ pub(super) fn kinds(targets: &HashMap<Target, u32>) -> u32 {
     targets.keys().fold(0, |kinds, target| kinds | has_bit(target.kind))
 }
 
-fn add_ether_type(targets: &mut HashMap<Target, u32>, ether_type: u16) {
+/// VLAN 0: that of the selection, or none.
+fn add_ether_type(targets: &mut HashMap<Target, u32>, vlan: u16, ether_type: u16) {
+    let mut address = [0; 16];
+    address[..2].copy_from_slice(&vlan.to_be_bytes());
     let port = ether_type.to_be_bytes();
-    let target = Target { port, kind: FAMILY_ETHER_TYPE, ..Target::default() };
+    let target = Target { address, port, kind: FAMILY_ETHER_TYPE, ..Target::default() };
     targets.insert(target, TARGET_PACKETS);
 }
 
@@ -92,6 +98,22 @@ mod tests {
             (key(Some(group), None, None), TARGET_PACKETS | TARGET_NEIGHBOR),
         ]);
         assert_eq!(targets, expected);
+    }
+
+    #[test]
+    fn protocols_are_taken_beside_a_part_of_an_address() {
+        let config = XdpConfig { only: vec!["tcp/80".parse().unwrap()], ..XdpConfig::default() };
+        let vlan = underpass_devices::VlanId::new(7).unwrap();
+        let selectors = [
+            Selector::address(ours()),
+            Selector::ip_protocol(Some(ours()), 253),
+            Selector::EtherType(0x88b5),
+            Selector::Tagged(vlan, 0x88b5),
+        ];
+        let targets = of(&selectors, &config);
+        assert_eq!(targets.get(&key(Some(ours()), Some(253), None)), Some(&TARGET_PACKETS));
+        // The address's neighbours, its service, and three protocols.
+        assert_eq!(targets.len(), 5);
     }
 
     #[test]

@@ -29,6 +29,12 @@ impl Lab {
         Self { ours, peer: Some(peer), spec: "packet:veth0" }
     }
 
+    /// AF_XDP at one end of a veth pair.
+    #[cfg(feature = "xdp")]
+    pub(crate) fn xdp() -> Self {
+        Self { spec: "xdp:veth0", ..Self::packet() }
+    }
+
     /// A TAP device.
     pub(crate) fn tap() -> Self {
         let ours = Namespace::new().unwrap();
@@ -103,7 +109,7 @@ impl Lab {
         // Byte by byte: nothing after the line is taken.
         let stdout = server.0.stdout.as_mut().unwrap();
         BufReader::with_capacity(1, stdout).read_line(&mut line).unwrap();
-        assert!(line.starts_with("listening on port"), "{program}: {line}");
+        assert!(line.starts_with("listening on "), "{program}: {line}");
         server
     }
 

@@ -55,7 +55,9 @@ impl Core {
         why: Unreachable,
         tx: &mut [impl TxQueue],
     ) {
-        if !self.net.routes.is_own(packet.dst) || !icmp::may_answer_error(packet, arrival.group) {
+        if !self.net.routes.is_own(packet.dst)
+            || !icmp::may_answer_error(packet, arrival.is_to_group())
+        {
             return;
         }
         if !self.errors.allow(self.now) {

@@ -21,6 +21,7 @@ impl Core {
                 match parcel.content {
                     Content::Ip => self.on_ip(&parcel.bytes, parcel.arrival, tx),
                     Content::Arp => self.on_arp(&parcel.bytes, parcel.arrival, tx),
+                    Content::Frame => self.on_other_frame(&parcel.bytes, parcel.arrival, tx),
                 }
                 if let Some(siblings) = &mut self.siblings {
                     siblings.give_back(from, parcel);
@@ -64,7 +65,13 @@ impl Core {
     }
 
     /// True if `to` is another shard: it has got the packet, or its ring was full, which is counted.
-    fn hand_over(&mut self, to: usize, content: Content, bytes: &[u8], arrival: Arrival) -> bool {
+    pub(super) fn hand_over(
+        &mut self,
+        to: usize,
+        content: Content,
+        bytes: &[u8],
+        arrival: Arrival,
+    ) -> bool {
         match &mut self.siblings {
             Some(siblings) if siblings.index != to => {
                 if let Err(reason) = siblings.hand_over(to, content, arrival, bytes) {
@@ -77,8 +84,8 @@ impl Core {
     }
 }
 
-/// The shard that has what belongs to no flow: reassembly, pings, group memberships, and whatever
-/// gives the stack its addresses.
+/// The shard that has what belongs to no flow: reassembly, pings, group memberships, custom protocols,
+/// and whatever gives the stack its addresses.
 const FIRST: usize = 0;
 
 /// Who is to have a packet. `None`: whoever got it.

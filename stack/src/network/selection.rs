@@ -6,6 +6,8 @@
 //!   come to all stations. The solicited-node groups are not needed: what is sent to them is selected
 //!   by its target.
 //! - What comes to all stations over ICMPv6, where routers give addresses.
+//! - What custom protocols are attached to: EtherTypes as they are, the rest at the addresses of the
+//!   stack, in case the device takes only a part of what comes to them.
 //! - UDP port 68 of any address, where a DHCP server gives one, and what the client needs of ARP before
 //!   and after the stack has that address.
 //!
@@ -73,6 +75,7 @@ impl Network {
         let awaited = client.into_iter().flat_map(dhcp::Client::awaited);
         let joined = link.groups.joined_by_programs();
         let mut wanted: Vec<_> = addresses
+            .clone()
             .chain(awaited.map(IpAddr::V4))
             .chain(joined.clone())
             .map(Selector::address)
@@ -87,6 +90,15 @@ impl Network {
         }
         if client.is_some() {
             wanted.push(Selector::udp_port(None, dhcp::CLIENT_PORT));
+        }
+        for selector in &self.attached {
+            match selector {
+                Selector::Ip(of_any @ IpSelector { to: None, .. }) => {
+                    let of_each = |to| Selector::Ip(IpSelector { to: Some(to), ..*of_any });
+                    wanted.extend(addresses.clone().map(of_each));
+                }
+                _ => wanted.push(*selector),
+            }
         }
         wanted
     }

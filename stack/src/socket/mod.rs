@@ -3,6 +3,7 @@
 mod mode;
 mod multicast;
 mod ping;
+mod protocol;
 mod raw;
 mod tcp_io;
 mod tcp_listener;
@@ -13,6 +14,7 @@ mod tokio_io;
 mod udp;
 
 pub use ping::Ping;
+pub use protocol::ProtocolHandle;
 pub use raw::{IpVersion, RawSocket};
 pub use tcp_listener::{ListenOptions, TcpListener};
 pub use tcp_stream::{ConnectOptions, TcpStream};

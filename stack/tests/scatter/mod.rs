@@ -1,5 +1,7 @@
 //! A device with several queues whose steering is hostile, on a simulated link.
 
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};

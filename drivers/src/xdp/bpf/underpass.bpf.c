@@ -65,7 +65,7 @@ struct settings {
 
 /* What the stack wants. */
 struct target {
-	__u8 address[16];
+	__u8 address[16];	/* or the big-endian VLAN of an EtherType */
 	__be16 port;	/* or EtherType */
 	__u8 protocol;
 	__u8 kind;	/* family | shape */
@@ -393,10 +393,12 @@ static __always_inline bool is_for_stack(struct packet *p, struct settings *set,
 {
 	struct target key = {};
 	__u32 kinds = set->targets;
+	bool foreign = p->vlan != set->vlan;
 
 	if (set->flags & TAKE_ALL)
 		return true;
-	if (p->vlan != set->vlan)
+	/* Of other VLANs, what is selected by name. */
+	if (foreign && (set->vlan != 0 || !(kinds & HAS_ETHER_TYPE)))
 		return false;
 	if (!(mac[0] & 1)) {
 		bool to_us = true;
@@ -406,15 +408,21 @@ static __always_inline bool is_for_stack(struct packet *p, struct settings *set,
 			to_us &= mac[i] == set->mac[i];
 		if (!to_us)
 			return false;
-		if (set->flags & OWN_MAC)
+		if (set->flags & OWN_MAC && !foreign)
 			return true;
 	}
 	if (kinds & HAS_ETHER_TYPE) {
 		key.kind = FAMILY_ETHER_TYPE;
 		key.port = bpf_htons(p->ether_type);
+		if (foreign) {
+			key.address[0] = p->vlan >> 8;
+			key.address[1] = p->vlan;
+		}
 		if (has_target(&key, TARGET_PACKETS))
 			return true;
 	}
+	if (foreign)
+		return false;
 	if (p->asks_neighbor && kinds & HAS_WHOLE) {
 		__builtin_memcpy(key.address, p->neighbor, 16);
 		key.kind = SHAPE_WHOLE | p->neighbor_family;

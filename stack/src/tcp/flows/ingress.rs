@@ -169,7 +169,7 @@ impl<E: Engine> Tcp<E> {
     pub(crate) fn on_icmp_error(
         &mut self,
         tuple: &Tuple,
-        error: &IcmpError,
+        error: &IcmpError<'_>,
     ) -> Result<(), DropReason> {
         let id = self.find(tuple).ok_or(DropReason::IcmpNoFlow)?;
         let flow = &mut self.flows[id as usize];
