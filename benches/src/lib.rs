@@ -6,6 +6,8 @@
 //! | `cargo bench -p underpass-benches --bench leaf` | what one hot function costs |
 //! | `cargo run --release -p underpass-benches --bin flow_scaling` | does the number of open connections matter |
 //! | `cargo run --release -p underpass-benches --bin bulk` | how fast is one connection, on which device |
+//! | `cargo run --release -p underpass-benches --bin frames` | how many frames a device receives and sends, beside DPDK |
+//! | `cargo run --release -p underpass-benches --bin round_trip` | how long a message and its answer take, on which device |
 //! | `cargo run --release -p underpass-benches --bin shards` | do two shards do twice the work of one |
 //! | `cargo run --release -p underpass-benches --bin idle_flows` | how much memory an idle connection takes |
 //!
@@ -14,6 +16,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod kernel;
+pub mod lab;
 pub mod pair;
 pub mod plain;
 pub mod report;
+pub mod turned;

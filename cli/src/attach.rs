@@ -9,8 +9,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use tokio::time::timeout;
-use underpass::devices::{Filter, FilterHandle, Pcap};
+use underpass::devices::{Filter, FilterHandle, Pcap, RuleReport};
 use underpass::{Address, DnsConfig, Hosts, Interface, Origin, Stack};
+#[cfg(feature = "xdp")]
+use underpass_drivers::xdp::{ControlError, XdpControl};
 use underpass_drivers::{AnyDevice, Spec};
 
 use crate::rules::Rules;
@@ -52,9 +54,9 @@ pub(crate) struct Attachment {
     pcap: Option<PathBuf>,
     #[command(flatten)]
     rules: Rules,
-    /// The rules at work, once there is a stack.
+    /// Those at work in software.
     #[arg(skip)]
-    pub(crate) filter: FilterHandle,
+    filter: FilterHandle,
 }
 
 /// A queue of the device behind the rules.
@@ -100,13 +102,42 @@ impl Attachment {
         stack.with_context(|| format!("starting the stack on {}", self.device))
     }
 
-    /// Opens the device, with the rules in front of it. They are carried out in software: no device
-    /// takes any.
+    /// Opens the device, with the rules in front of it: in its XDP program if it has one, otherwise
+    /// in software.
     fn open(&self, shards: usize) -> Result<Vec<Filtered>> {
-        self.rules.insert_into(&self.filter)?;
+        let rules = self.rules.all()?;
         let devices = AnyDevice::open_queues(&self.device, shards)?;
+        #[cfg(feature = "xdp")]
+        if let Some(control) = self.xdp_control() {
+            let mut control = control?;
+            rules.iter().try_for_each(|rule| control.insert(*rule))?;
+            return Ok(self.filtered(devices));
+        }
+        rules.iter().try_for_each(|rule| self.filter.insert(*rule))?;
+        Ok(self.filtered(devices))
+    }
+
+    fn filtered(&self, devices: Vec<AnyDevice>) -> Vec<Filtered> {
         let filtered = |device| Filter::new(device, self.filter.clone());
-        Ok(devices.into_iter().map(filtered).collect())
+        devices.into_iter().map(filtered).collect()
+    }
+
+    /// The rules and what became of the packets that they match, as long as the device is open.
+    pub(crate) fn rules(&self) -> Vec<RuleReport> {
+        #[cfg(feature = "xdp")]
+        if let Some(control) = self.xdp_control() {
+            // Someone has taken the program off the interface.
+            return control.and_then(|control| control.rules()).unwrap_or_default();
+        }
+        self.filter.rules()
+    }
+
+    #[cfg(feature = "xdp")]
+    fn xdp_control(&self) -> Option<Result<XdpControl, ControlError>> {
+        match &self.device {
+            Spec::Xdp { name, .. } => Some(XdpControl::of_interface(name)),
+            _ => None,
+        }
     }
 
     fn capture(&self, device: Filtered, path: &Path) -> Result<Pcap<Filtered, BufWriter<File>>> {

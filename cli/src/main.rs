@@ -21,6 +21,7 @@ mod server;
 mod xdp;
 
 use std::future::Future;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -115,7 +116,11 @@ fn log(verbose: u8) {
         1 => LevelFilter::INFO,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
 }
 
 /// Prints help as it is, and an error in the arguments on one line.
@@ -181,8 +186,13 @@ mod tests {
             [program, rest @ ..] if program.rsplit('/').next() == Some("underpass") => rest,
             ["cargo", "run", rest @ ..] => {
                 let start = rest.iter().position(|w| *w == "--")?;
-                // Another package or an example is not this program.
-                let ours = rest.get(..start)?.iter().all(|w| *w == "--release" || *w == "--quiet");
+                // Another package or an example is not this program, nor is one with other features.
+                let built =
+                    |word: &str| cfg!(feature = "xdp") && matches!(word, "--features" | "xdp");
+                let ours = rest
+                    .get(..start)?
+                    .iter()
+                    .all(|word| matches!(*word, "--release" | "--quiet") || built(word));
                 rest.get(start + 1..).filter(|_| ours)?
             }
             _ => return None,

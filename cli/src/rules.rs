@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use underpass::devices::{Action, FilterHandle, Rate, Rule, RuleError, RuleMatch};
+use underpass::devices::{Action, Rate, Rule, RuleError, RuleMatch};
 
 /// Rules about received packets.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,17 +24,18 @@ pub(crate) struct Rules {
 struct Allowed(Rule);
 
 impl Rules {
-    /// Puts the rules into a filter that has none.
-    pub(crate) fn insert_into(&self, filter: &FilterHandle) -> Result<()> {
+    /// All of them, no two about the same packets.
+    pub(crate) fn all(&self) -> Result<Vec<Rule>> {
         let denied = self.deny.iter().map(|matches| deny(*matches));
         let allowed = self.allow.iter().map(|allowed| allowed.0);
-        for (n, rule) in denied.chain(allowed).enumerate() {
-            filter.insert(rule)?;
-            if filter.rules().len() == n {
+        let mut rules: Vec<Rule> = Vec::new();
+        for rule in denied.chain(allowed) {
+            if rules.iter().any(|other| other.matches == rule.matches) {
                 bail!("two rules about {}: leave one of them out", rule.matches);
             }
+            rules.push(rule);
         }
-        Ok(())
+        Ok(rules)
     }
 }
 
@@ -89,11 +90,9 @@ mod tests {
             deny: deny.iter().map(|rule| rule.parse().unwrap()).collect(),
             allow: allow.iter().map(|rule| rule.parse().unwrap()).collect(),
         };
-        let filter = FilterHandle::default();
-        rules(&["10.0.0.0/8", "10.0.0.0/8,udp"], &["10.0.0.0/8,tcp"]).insert_into(&filter).unwrap();
-        assert_eq!(filter.rules().len(), 3);
-        let twice = rules(&["10.0.0.0/8"], &["10.0.0.1/8@5"]);
-        let error = twice.insert_into(&FilterHandle::default()).unwrap_err();
+        let three = rules(&["10.0.0.0/8", "10.0.0.0/8,udp"], &["10.0.0.0/8,tcp"]);
+        assert_eq!(three.all().unwrap().len(), 3);
+        let error = rules(&["10.0.0.0/8"], &["10.0.0.1/8@5"]).all().unwrap_err();
         assert!(error.to_string().contains("10.0.0.0/8"), "{error}");
     }
 }

@@ -72,8 +72,8 @@ pub(crate) fn announce(
 pub(crate) async fn finish(attachment: &Attachment, stack: Stack, json: bool) {
     drain(&stack).await;
     let (stats, shards) = (stack.stats(), stack.shard_stats());
+    let rules = attachment.rules();
     stop(stack).await;
-    let rules = attachment.filter.rules();
     if json {
         let shards: Vec<_> = shards.iter().map(to_json).collect();
         let stats = to_json(&stats);
@@ -89,7 +89,8 @@ pub(crate) async fn finish(attachment: &Attachment, stack: Stack, json: bool) {
         }
     }
     for RuleReport { rule, counts } in rules {
-        let (kept, dropped) = (counts.redirect.packets, counts.drop.packets);
+        let kept = counts.redirect.packets + counts.pass.packets;
+        let dropped = counts.drop.packets;
         println!("{}: {kept} packets kept, {dropped} dropped", Given(rule));
     }
 }

@@ -9,6 +9,9 @@ use std::process::{Command, Output};
 fn it_proves_every_device() {
     let output = Command::new(env!("CARGO_BIN_EXE_underpass")).arg("demo").output().unwrap();
     check(&output, &["tap", "packet", "kernel"]);
+    if cfg!(feature = "xdp") {
+        check(&output, &["xdp"]);
+    }
 }
 
 /// Without privilege it makes a user namespace of its own.

@@ -150,7 +150,8 @@ fn an_interrupt_lets_a_transfer_finish(lab: &Lab) {
 }
 
 fn a_second_interrupt_ends_it_at_once(lab: &Lab) {
-    lab.random_file("random.bin", 8 << 20);
+    // More than fits into the buffers on the way.
+    lab.random_file("random.bin", 64 << 20);
     let mut server = lab.serve(&["http-serve", "--root", "."]);
     let url = "http://10.7.0.2/random.bin";
     std::thread::scope(|scope| {

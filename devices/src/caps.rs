@@ -19,6 +19,9 @@ pub struct Caps {
     pub medium: Medium,
     /// The station's own address; meaningless on [`Medium::Ip`].
     pub mac: MacAddr,
+    /// The kernel is a station on the same link with the same MAC address: what is made of it, such
+    /// as IPv6 interface identifiers, must not be what the kernel makes.
+    pub shares_mac: bool,
     /// Largest IP packet the link carries in one frame, in bytes (Linux's meaning of MTU: without
     /// the Ethernet header).
     pub mtu: usize,
@@ -44,6 +47,7 @@ impl Caps {
         Self {
             medium: Medium::Ethernet,
             mac,
+            shares_mac: false,
             mtu,
             tx_checksum: false,
             tx_segment_tcp4: None,

@@ -74,6 +74,13 @@ pub fn check() -> Report {
         Backend { name: "tap", status: in_a_lab(frames::try_tap, frames::look_at_tap) },
         #[cfg(feature = "packet")]
         Backend { name: "packet", status: in_a_lab(frames::try_packet, frames::look_at_packet) },
+        #[cfg(feature = "xdp")]
+        Backend { name: "xdp", status: in_a_lab(frames::try_xdp, frames::look_at_xdp) },
+        #[cfg(not(feature = "xdp"))]
+        Backend {
+            name: "xdp",
+            status: not_built("xdp", "clang libbpf-dev libelf-dev zlib1g-dev m4"),
+        },
         #[cfg(feature = "tap")]
         Backend { name: "io_uring", status: frames::try_io_uring() },
         Backend { name: "user namespaces", status: user_namespace::try_user_namespace() },
@@ -83,6 +90,16 @@ pub fn check() -> Report {
         backends,
         limits: limits(),
     }
+}
+
+/// A device whose cargo feature is off, and the Debian packages that it needs to build.
+#[cfg(not(feature = "xdp"))]
+fn not_built(feature: &str, packages: &str) -> Status {
+    let reason = format!(
+        "this program was built without it; apt-get install {packages}, then build with \
+         --features {feature}"
+    );
+    Status::Untried { reason }
 }
 
 /// Tries a device in two private network namespaces or, where these are not permitted, by `instead`.
@@ -139,6 +156,10 @@ impl From<Failure> for Status {
 fn limits() -> Vec<Limit> {
     let named = [
         ("net.core.wmem_max", "bytes in flight of a packet: device without CAP_NET_ADMIN"),
+        #[cfg(feature = "xdp")]
+        ("vm.nr_hugepages", "huge pages, for xdp: devices with huge-pages=on"),
+        #[cfg(feature = "xdp")]
+        ("net.core.bpf_jit_enable", "0: the XDP program is interpreted, several times slower"),
         ("net.core.rmem_max", "receive buffer of kernel sockets, for comparisons"),
         ("kernel.io_uring_disabled", "0: anybody may use io_uring, 1: a group, 2: nobody"),
         ("user.max_net_namespaces", "private network namespaces per user"),

@@ -14,6 +14,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod flood;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,6 +28,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::ethtool;
 use crate::netlink::{Netlink, NetlinkError};
+
+pub use self::flood::Flood;
 
 /// Why a lab could not be built.
 #[derive(Debug, thiserror::Error)]

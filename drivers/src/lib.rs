@@ -16,7 +16,7 @@
 //! This crate holds all unsafe code of the workspace.
 
 mod any;
-#[cfg(all(feature = "lab", any(feature = "tap", feature = "packet")))]
+#[cfg(all(feature = "lab", any(feature = "tap", feature = "packet", feature = "xdp")))]
 pub mod doctor;
 #[cfg(any(feature = "lab", feature = "xdp"))]
 mod ethtool;

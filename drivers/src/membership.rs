@@ -1,10 +1,22 @@
 //! The receive filter of a network card: what it lets in beside broadcasts and its own address.
 
 use std::io;
+#[cfg(feature = "xdp")]
+use std::os::fd::OwnedFd;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+#[cfg(feature = "xdp")]
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use underpass_devices::MacAddr;
 use zerocopy::{Immutable, IntoBytes};
+
+/// A packet socket that receives nothing, to [`join`] with.
+#[cfg(feature = "xdp")]
+pub(crate) fn silent_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    // Without a protocol, no frame is for it.
+    Ok(socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?)
+}
 
 /// As long as the packet socket is open, the interface lets in all multicast frames and those to
 /// `mac` (`PACKET_ADD_MEMBERSHIP`, packet(7)).

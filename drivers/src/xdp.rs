@@ -177,7 +177,8 @@ impl XdpDevice {
         let link = opening.find_link()?;
         let queues = opening.check(config, queues)?;
         let mac = opening.mac(&link, config)?;
-        let caps = Caps::ethernet(mac, link.mtu);
+        let shares_mac = config.share && link.mac == Some(mac);
+        let caps = Caps { shares_mac, ..Caps::ethernet(mac, link.mtu) };
 
         let layout = opening.layout(&caps, config, queues)?;
         let opened = opening.open_sockets(&layout, config)?;

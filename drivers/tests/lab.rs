@@ -2,13 +2,15 @@
 
 #![cfg(feature = "lab")]
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::thread;
 
 use underpass_devices::MacAddr;
-use underpass_drivers::lab::{LabError, Namespace, veth};
+use underpass_drivers::lab::{Flood, LabError, Namespace, veth};
 use underpass_drivers::netlink::NetlinkError;
 
 #[test]
@@ -92,4 +94,32 @@ fn the_caller_stays_where_it_was() {
 #[should_panic(expected = "inside")]
 fn a_panic_inside_goes_on_outside() {
     Namespace::new().unwrap().run(|| panic!("inside"));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_flood_is_as_many_frames_as_were_asked_for() {
+    const COUNT: u32 = 10_000;
+    let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+    veth((&a, "left"), (&b, "right")).unwrap();
+    let frame = [0xff; 60];
+    let sent = |namespace: &Namespace| {
+        namespace.run(|| Flood::new("left", &frame).unwrap().send(COUNT)).unwrap();
+    };
+    // To a peer without an XDP program or GRO all of them are lost.
+    sent(&a);
+    assert!(received(&b, "right") < 100);
+    let ethtool = || Command::new("ethtool").args(["-K", "right", "gro", "on"]).status();
+    assert!(b.run(ethtool).unwrap().success());
+    sent(&a);
+    let count = received(&b, "right");
+    assert!((u64::from(COUNT)..u64::from(COUNT) + 100).contains(&count), "{count}");
+}
+
+/// Frames that an interface has received (proc_pid_net(5)).
+fn received(namespace: &Namespace, interface: &str) -> u64 {
+    let table = namespace.run(|| fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
+    let prefix = format!("{interface}:");
+    let counts = table.lines().find_map(|line| line.trim_start().strip_prefix(&prefix)).unwrap();
+    counts.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -113,7 +113,7 @@ impl Config {
         }
         // What configures itself makes one, and checks it first.
         let v6 = !self.slaac && self.addresses.iter().any(|net| net.addr().is_ipv6());
-        let own = link_local(caps.mac);
+        let own = link_local(caps);
         if caps.medium == Medium::Ethernet && v6 && routes.address(own.into()).is_none() {
             let net = Ipv6Net::new_assert(own, 64).into();
             routes.set_address(Address::new(net, interface, Origin::LinkLocal));

@@ -8,6 +8,7 @@ mod tests;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
+use underpass_devices::Caps;
 
 use self::entry::{Entry, key};
 
@@ -243,10 +244,12 @@ impl Route {
     }
 }
 
-/// The link-local address of an interface identifier made from a MAC (RFC 4291 appendix A).
-pub(crate) fn link_local(mac: underpass_devices::MacAddr) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+/// The link-local address of an interface identifier made from the MAC (RFC 4291 appendix A). Where
+/// the kernel makes the same of the same MAC, ours differs in the middle, and is marked as local.
+pub(crate) fn link_local(caps: &Caps) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = caps.mac.0;
+    let (a, middle) = if caps.shares_mac { (a & !2, *b"up") } else { (a ^ 2, [0xff, 0xfe]) };
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, middle[0], middle[1], d, e, f])
 }
 
 pub(crate) fn is_link_local(ip: IpAddr) -> bool {

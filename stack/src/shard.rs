@@ -2,7 +2,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use underpass_devices::{Device, Instant, RxQueue, TxQueue};
+use underpass_devices::{Device, Instant, RxQueue, Selection, TxQueue};
 
 use crate::bell::Bell;
 use crate::core::{Core, Turn};
@@ -47,6 +47,21 @@ impl<D: Device> Shard<D> {
         result.inspect_err(|error| self.fail(error))
     }
 
+    /// Says to the devices what the stack wants, so that it gets it from the start.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        let mut core = self.shared.lock();
+        core.net.follow_selections();
+        let selections = core.net.take_selections();
+        drop(core);
+        self.select(&selections)
+    }
+
+    fn select(&mut self, selections: &[(usize, Selection)]) -> io::Result<()> {
+        selections
+            .iter()
+            .try_for_each(|(interface, wanted)| self.devices[*interface].select(wanted))
+    }
+
     /// The first half of a turn: takes what has arrived, without locking out the sockets.
     pub(crate) fn fill(&mut self, now: Instant) -> io::Result<usize> {
         self.devices
@@ -69,9 +84,7 @@ impl<D: Device> Shard<D> {
             self.shared.bell.ring();
         }
         // Before anything leaves that is to be answered.
-        let selected = selections
-            .iter()
-            .try_for_each(|(interface, wanted)| self.devices[*interface].select(wanted));
+        let selected = self.select(&selections);
         let flushed = self.devices.iter_mut().try_for_each(|device| device.split().1.flush(now));
         for waker in self.wakes.drain(..) {
             waker.wake();

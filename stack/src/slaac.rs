@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::Ipv6Net;
-use underpass_devices::{Instant, MacAddr};
+use underpass_devices::{Caps, Instant, MacAddr};
 
 use crate::random::Random;
 use crate::routes::{AddressState, link_local};
@@ -56,7 +56,7 @@ pub(crate) enum Action {
 
 /// See the [module](self).
 pub(crate) struct Host {
-    mac: MacAddr,
+    link_local: Ipv6Addr,
     random: Random,
     queue: VecDeque<Action>,
     /// Addresses, our link-local one first.
@@ -88,9 +88,9 @@ enum Check {
 
 impl Host {
     /// Begins at the first poll.
-    pub(crate) fn new(mac: MacAddr, random: Random) -> Self {
+    pub(crate) fn new(caps: &Caps, random: Random) -> Self {
         Self {
-            mac,
+            link_local: link_local(caps),
             random,
             queue: VecDeque::new(),
             addresses: Vec::new(),
@@ -135,8 +135,7 @@ impl Host {
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Action> {
         if !self.started {
             self.started = true;
-            let own = link_local(self.mac);
-            self.add_address(now, own, Instant::MAX, Instant::MAX);
+            self.add_address(now, self.link_local, Instant::MAX, Instant::MAX);
             self.solicit = Some((now + self.delay(), FIRST_SOLICIT_WAIT));
         }
         if self.queue.is_empty() {
@@ -190,7 +189,7 @@ impl Host {
             return;
         }
         let high = prefix.net.network().to_bits();
-        let ip = Ipv6Addr::from_bits(high | link_local(self.mac).to_bits() & u128::from(u64::MAX));
+        let ip = Ipv6Addr::from_bits(high | self.link_local.to_bits() & u128::from(u64::MAX));
         let (preferred, valid) = (after(now, prefix.preferred), after(now, prefix.valid));
         let Some(own) = self.addresses.iter_mut().find(|own| own.ip == ip) else {
             if valid > now && self.addresses.len() <= MAX_PREFIXES {

@@ -87,7 +87,7 @@ fn groups_that_sockets_have_joined() {
 
     one.leave_multicast(v4, None).unwrap();
     turn(&mut shard);
-    assert_eq!(shard.devices()[0].said().len(), 2, "the other one is still there");
+    assert_eq!(shard.devices()[0].said().len(), 3, "the other one is still there");
     drop(two);
     one.leave_multicast(v6, None).unwrap();
     turn(&mut shard);
@@ -139,7 +139,8 @@ fn the_first_shard_speaks_for_all() {
         turn(shard);
     }
     let said: Vec<_> = shards.iter().map(|shard| shard.devices()[0].said()).collect();
-    assert_eq!(said, [vec![addresses(&["10.0.0.1", "10.0.0.2"])], vec![], vec![]]);
+    let first = vec![addresses(&["10.0.0.1"]), addresses(&["10.0.0.1", "10.0.0.2"])];
+    assert_eq!(said, [first, vec![], vec![]]);
 }
 
 #[test]

@@ -138,7 +138,8 @@ fn a_router_gives_an_address_a_route_and_dns_servers() {
     let routers = sharing::to_everybody(ICMPV6);
     // Tentative addresses as well, and nothing anew when they are any more.
     let said = world.shard.devices()[0].said();
-    assert_eq!(said, [vec![own[0], routers], vec![own[0], own[1], routers]]);
+    let expected = [vec![routers], vec![own[0], routers], vec![own[0], own[1], routers]];
+    assert_eq!(said, expected);
     assert_eq!(world.stack.dns_servers(), ["2001:db8::53".parse::<IpAddr>().unwrap()]);
 
     // Nobody asks any more; everything ends with its time.

@@ -1,32 +1,53 @@
-//! Programs that the tests run as peers of the stack.
+//! Programs that the tests run as peers of the stack, and libraries that some features need to build.
 
 use std::env;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use self::Sign::{File, Program};
 use crate::run::{is_root, run};
 
-/// Programs, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 7] = [
-    ("curl", "curl"),
-    ("dnsmasq", "dnsmasq-base"),
-    ("nc", "netcat-openbsd"),
-    ("ping", "iputils-ping"),
-    ("nginx", "nginx-light"),
-    ("tshark", "tshark"),
-    ("wrk", "wrk"),
+/// What a Debian package brings that shows it is installed.
+#[derive(Clone, Copy)]
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+}
+
+/// What is needed, and the Debian package that brings it.
+const NEEDS: [(Sign, &str); 15] = [
+    (Program("curl"), "curl"),
+    (Program("dnsmasq"), "dnsmasq-base"),
+    (Program("dpdk-testpmd"), "dpdk-dev"),
+    (Program("ethtool"), "ethtool"),
+    (Program("nc"), "netcat-openbsd"),
+    (Program("ping"), "iputils-ping"),
+    (Program("nginx"), "nginx-light"),
+    (Program("tshark"), "tshark"),
+    (Program("wrk"), "wrk"),
+    // To build the feature `xdp`.
+    (Program("clang"), "clang"),
+    (Program("m4"), "m4"),
+    (Program("make"), "make"),
+    (File("/usr/include/bpf/bpf_helpers.h"), "libbpf-dev"),
+    (File("/usr/include/libelf.h"), "libelf-dev"),
+    (File("/usr/include/zlib.h"), "zlib1g-dev"),
 ];
 
 /// Installs what is missing. Does nothing, quickly, if nothing is.
 pub(crate) fn setup() -> Result<()> {
-    let missing: Vec<&str> = PROGRAMS
+    let missing: Vec<&str> = NEEDS
         .iter()
-        .filter(|(program, _)| !installed(program))
+        .filter(|(sign, _)| !match sign {
+            Program(program) => installed(program),
+            File(path) => Path::new(path).is_file(),
+        })
         .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {
-        println!("all programs that the tests use are installed");
+        println!("everything that the tests use is installed");
         return Ok(());
     }
     let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));

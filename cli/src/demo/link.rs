@@ -23,12 +23,21 @@ pub(super) enum Link {
     Tap,
     /// Our stack on AF_PACKET at one end of a veth pair, the kernel at the other.
     Packet,
+    /// Our stack on AF_XDP at one end of a veth pair, the kernel at the other.
+    #[cfg(feature = "xdp")]
+    Xdp,
     /// The kernel at both ends of a veth pair, to compare with.
     Kernel,
 }
 
 impl Link {
-    pub(super) const ALL: [Self; 3] = [Self::Tap, Self::Packet, Self::Kernel];
+    pub(super) const ALL: &[Self] = &[
+        Self::Tap,
+        Self::Packet,
+        #[cfg(feature = "xdp")]
+        Self::Xdp,
+        Self::Kernel,
+    ];
 }
 
 impl fmt::Display for Link {
@@ -36,6 +45,8 @@ impl fmt::Display for Link {
         f.pad(match self {
             Self::Tap => "tap",
             Self::Packet => "packet",
+            #[cfg(feature = "xdp")]
+            Self::Xdp => "xdp",
             Self::Kernel => "kernel",
         })
     }
@@ -46,10 +57,14 @@ pub(super) fn attach_tap(namespace: &Namespace) -> Result<Result<Stack, String>>
     attach(namespace, &format!("tap:tap0,host={PEER}/{PREFIX}"))
 }
 
-/// Our stack at the `ours` end of a new veth pair; or why it cannot be there.
-pub(super) fn attach_packet(ours: &Namespace, peer: &Namespace) -> Result<Result<Stack, String>> {
+/// Our stack at the `ours` end of a new veth pair, called `veth0`; or why it cannot be there.
+pub(super) fn attach_veth(
+    ours: &Namespace,
+    peer: &Namespace,
+    spec: &str,
+) -> Result<Result<Stack, String>> {
     lay(ours, peer)?;
-    attach(ours, "packet:veth0")
+    attach(ours, spec)
 }
 
 /// A veth pair with an address at each end.

@@ -33,7 +33,7 @@ pub(crate) fn run(json: bool) -> Result<ExitCode> {
     }
     let sample = Sample::new().context("writing a file of random bytes")?;
     let mut rows = Vec::new();
-    for link in Link::ALL {
+    for &link in Link::ALL {
         // Fresh namespaces for each, so that no link is in the way of another.
         let ours = Namespace::new().context("the demo needs a private network namespace")?;
         let peer = Namespace::new()?;
@@ -42,10 +42,9 @@ pub(crate) fn run(json: bool) -> Result<ExitCode> {
                 link::lay_kernel(&ours, &peer)?;
                 measure(link, &Kernel::new(ours), &Kernel::new(peer), &sample)
             }
-            Link::Packet => match link::attach_packet(&ours, &peer)? {
-                Ok(stack) => measure(link, &stack, &Kernel::new(peer), &sample),
-                Err(reason) => Outcome::Unavailable(reason),
-            },
+            Link::Packet => on_veth(link, "packet:veth0", &ours, peer, &sample)?,
+            #[cfg(feature = "xdp")]
+            Link::Xdp => on_veth(link, "xdp:veth0", &ours, peer, &sample)?,
             Link::Tap => match link::attach_tap(&ours)? {
                 Ok(stack) => measure(link, &stack, &Kernel::new(ours), &sample),
                 Err(reason) => Outcome::Unavailable(reason),
@@ -59,6 +58,20 @@ pub(crate) fn run(json: bool) -> Result<ExitCode> {
     });
     let failed = rows.iter().any(|row| matches!(row.outcome, Outcome::Failed(_)));
     Ok(if proved && !failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Our stack at one end of a veth pair, the kernel at the other.
+fn on_veth(
+    link: Link,
+    spec: &str,
+    ours: &Namespace,
+    peer: Namespace,
+    sample: &Sample,
+) -> Result<Outcome> {
+    Ok(match link::attach_veth(ours, &peer, spec)? {
+        Ok(stack) => measure(link, &stack, &Kernel::new(peer), sample),
+        Err(reason) => Outcome::Unavailable(reason),
+    })
 }
 
 /// A directory with one file of random bytes.

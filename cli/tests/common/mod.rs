@@ -16,6 +16,7 @@ use rand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
 use underpass_drivers::lab::{Namespace, veth_with_queues};
+use underpass_drivers::netlink::Link;
 
 /// The command's addresses.
 pub(crate) const OURS: [&str; 2] = ["10.7.0.2", "[fd07::2]"];
@@ -61,9 +62,6 @@ impl Lab {
     pub(crate) fn xdp() -> Self {
         let mut lab = Self::packet();
         lab.ours.sysctl("net.ipv6.conf.veth0.disable_ipv6", "0").unwrap();
-        // The stack has the same MAC address, and so would have the same link-local address.
-        lab.ours.sysctl("net.ipv6.conf.veth0.addr_gen_mode", "1").unwrap();
-        lab.ours.sysctl("net.ipv6.conf.veth0.accept_ra", "0").unwrap();
         lab.ours
             .netlink(|netlink| {
                 netlink.add_address("veth0", "10.7.0.3".parse().unwrap(), 24)?;
@@ -83,6 +81,16 @@ impl Lab {
     fn new(ours: Namespace, peer: Option<Namespace>, spec: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self { ours, peer, spec, dir }
+    }
+
+    /// Attaches the command by another spec from now on.
+    pub(crate) fn set_spec(&mut self, spec: &'static str) {
+        self.spec = spec;
+    }
+
+    /// An interface at our end.
+    pub(crate) fn our_link(&self, name: &str) -> Link {
+        self.ours.netlink(|netlink| netlink.link(name)).unwrap()
     }
 
     /// Has the link carry flows on two queues each way, where their number does not follow from that
@@ -116,11 +124,17 @@ impl Lab {
         command
     }
 
+    /// The command, attached to nothing.
+    pub(crate) fn bare(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
+        command.args(arguments).current_dir(self.dir.path());
+        command
+    }
+
     /// The command, attached to the link without an address.
     pub(crate) fn unaddressed(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
-        command.args(arguments).args(["--device", self.spec]);
-        command.current_dir(self.dir.path());
+        let mut command = self.bare(arguments);
+        command.args(["--device", self.spec]);
         command
     }
 
@@ -192,13 +206,12 @@ impl Lab {
 
     /// Starts a program at the kernel's end that listens at `addr`, and waits until it does.
     pub(crate) fn peer_server(&self, command: Command, addr: SocketAddr) -> Process {
-        let process = Process::start(self.kernel(), command);
-        let start = Instant::now();
-        while self.connect(addr).is_err() {
-            assert!(start.elapsed() < PATIENCE, "nobody listens at {addr}");
-            thread::sleep(Duration::from_millis(20));
-        }
-        process
+        server(self.kernel(), command, addr)
+    }
+
+    /// The same at the end of ours.
+    pub(crate) fn our_server(&self, command: Command, addr: SocketAddr) -> Process {
+        server(&self.ours, command, addr)
     }
 
     /// Starts a command at the end of ours.
@@ -254,6 +267,11 @@ impl Process {
     /// What a server of ours told when it was up.
     pub(crate) fn first_line(&self) -> &str {
         &self.first_line
+    }
+
+    /// Sends SIGKILL.
+    pub(crate) fn kill(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::KILL).unwrap();
     }
 
     /// Sends SIGINT.
@@ -341,6 +359,14 @@ pub(crate) fn sha256(path: &Path) -> [u8; 32] {
 
 /// nginx at port 8080 of the kernel's end, serving the directory of the lab.
 pub(crate) fn nginx(lab: &Lab) -> Process {
+    lab.peer_server(nginx_command(lab), NGINX.parse().unwrap())
+}
+
+/// Where [`nginx_command`] listens, besides all other addresses.
+pub(crate) const NGINX: &str = "127.0.0.1:8080";
+
+/// The web server on port 8080, serving the directory of the lab.
+pub(crate) fn nginx_command(lab: &Lab) -> Command {
     let dir = lab.dir.path().display();
     let configuration = format!(
         "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr crit;
@@ -355,7 +381,17 @@ pub(crate) fn nginx(lab: &Lab) -> Process {
     std::fs::write(lab.dir.path().join("nginx.conf"), configuration).unwrap();
     let mut command = Command::new("nginx");
     command.arg("-p").arg(lab.dir.path()).args(["-e", "stderr", "-c", "nginx.conf"]);
-    lab.peer_server(command, "127.0.0.1:8080".parse().unwrap())
+    command
+}
+
+fn server(namespace: &Namespace, command: Command, addr: SocketAddr) -> Process {
+    let process = Process::start(namespace, command);
+    let start = Instant::now();
+    while namespace.run(|| TcpStream::connect(addr)).is_err() {
+        assert!(start.elapsed() < PATIENCE, "nobody listens at {addr}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    process
 }
 
 /// Runs a command in a namespace to its end, or for as long as anything may take.

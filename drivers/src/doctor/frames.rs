@@ -12,6 +12,8 @@ use crate::lab::Namespace;
 use crate::packet::{PacketConfig, PacketDevice};
 #[cfg(feature = "tap")]
 use crate::tap::{TapConfig, TapDevice};
+#[cfg(feature = "xdp")]
+use crate::xdp::{XdpConfig, XdpDevice};
 
 /// Asks the kernel behind a TAP for its address by ARP, and takes its answer.
 #[cfg(feature = "tap")]
@@ -63,11 +65,42 @@ pub(super) fn look_at_packet() -> Status {
 /// Sends a frame each way between two devices on a veth pair.
 #[cfg(feature = "packet")]
 pub(super) fn try_packet(ours: &Namespace, theirs: &Namespace) -> Result<String, Failure> {
+    each_way(ours, theirs, |name| PacketDevice::open(name, &PacketConfig::default()))?;
+    Ok("a frame passed each way between two packet rings on a veth pair".to_owned())
+}
+
+/// Sends a frame each way between two devices on a veth pair.
+#[cfg(feature = "xdp")]
+pub(super) fn try_xdp(ours: &Namespace, theirs: &Namespace) -> Result<String, Failure> {
+    let config = XdpConfig { share: false, ..XdpConfig::default() };
+    let mode = each_way(ours, theirs, |name| XdpDevice::open(name, &config))?.mode();
+    Ok(format!("a frame passed each way between two AF_XDP sockets on a veth pair (mode={mode})"))
+}
+
+/// Opens a device on the loopback interface, which every network has.
+#[cfg(feature = "xdp")]
+pub(super) fn look_at_xdp() -> Status {
+    let config = XdpConfig { mac: Some(MacAddr::local(1)), ..XdpConfig::default() };
+    match XdpDevice::open("lo", &config) {
+        Ok(_) => Status::Works {
+            detail: "an AF_XDP socket was opened on lo; without privilege for a network of our \
+                     own, no frame was sent"
+                .to_owned(),
+        },
+        Err(error) => Failure::Open(error).into(),
+    }
+}
+
+/// Sends a frame each way between two devices on a veth pair, and returns one of them.
+#[cfg(any(feature = "packet", feature = "xdp"))]
+fn each_way<D: Device + Send>(
+    ours: &Namespace,
+    theirs: &Namespace,
+    open: impl Fn(&str) -> Result<D, crate::OpenError> + Sync,
+) -> Result<D, Failure> {
     crate::lab::veth((ours, "ours"), (theirs, "theirs")).map_err(Failure::Lab)?;
-    let open = |namespace: &Namespace, name: &str| {
-        let open = || PacketDevice::open(name, &PacketConfig::default());
-        namespace.run(open).map_err(Failure::Open)
-    };
+    let open =
+        |namespace: &Namespace, name: &str| namespace.run(|| open(name)).map_err(Failure::Open);
     let (mut near, mut far) = (open(ours, "ours")?, open(theirs, "theirs")?);
     // IEEE 802 Local Experimental EtherType 1.
     let (question, answer) = (b"\x88\xb5question", b"\x88\xb5answer");
@@ -75,7 +108,7 @@ pub(super) fn try_packet(ours: &Namespace, theirs: &Namespace) -> Result<String,
     receive(&mut far, |frame| frame.get(12..).is_some_and(|f| f.starts_with(question)))?;
     send(&mut far, near.caps().mac, answer)?;
     receive(&mut near, |frame| frame.get(12..).is_some_and(|f| f.starts_with(answer)))?;
-    Ok("a frame passed each way between two packet rings on a veth pair".to_owned())
+    Ok(near)
 }
 
 /// Runs one empty operation.

@@ -7,6 +7,7 @@ use std::io;
 
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapInfo, PerCpuArray};
 use aya::programs::loaded_programs;
+use rustix::time::{ClockId, clock_gettime};
 use underpass_devices::{
     IpSelector, MacAddr, Rule, RuleError, RuleMatch, RuleReport, Selector, Tally, VerdictCounts,
     VlanId,
@@ -173,7 +174,7 @@ impl XdpControl {
     }
 
     /// Adds a rule, or changes the action of the one that matches the same. It works from the next
-    /// packet on.
+    /// packet on; a new rate begins with a full burst for every source.
     pub fn insert(&mut self, rule: Rule) -> Result<(), ControlError> {
         let matches = rule.matches.checked()?;
         let key = rules::key(&matches);
@@ -191,7 +192,9 @@ impl XdpControl {
         };
         let kinds = self.kinds()? | has_bit(key.data().kind);
         self.set_kinds(kinds)?;
-        let entry = rules::entry(&Rule { matches, ..rule }, slot);
+        let mut entry = rules::entry(&Rule { matches, ..rule }, slot);
+        // Hardly ever the same twice.
+        entry.epoch = clock_gettime(ClockId::Monotonic).tv_nsec as u32;
         self.rules.insert(&key, entry, 0).map_err(|e| self.failed("writing a rule", &e))
     }
 

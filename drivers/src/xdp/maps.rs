@@ -72,7 +72,8 @@ pub(super) struct RuleEntry {
     /// As the rate was given.
     pub(super) per_second: u32,
     pub(super) burst: u32,
-    pub(super) padding: u32,
+    /// Another one each time the rule is written: sources begin afresh.
+    pub(super) epoch: u32,
     /// Nanoseconds per packet.
     pub(super) interval: u64,
     /// Nanoseconds.

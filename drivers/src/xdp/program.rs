@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, XskMap};
 use aya::programs::Xdp;
@@ -17,6 +17,7 @@ use super::maps::{self, Settings, Target};
 use super::opening::{Layout, Opening, os_error};
 use super::socket::Queue;
 use super::{XdpConfig, XdpMode, targets};
+use crate::membership;
 use crate::netlink::Link;
 use crate::open::{OpenError, retry_while_busy};
 
@@ -30,6 +31,8 @@ pub(super) const NAMES: [&str; 2] = ["underpass", "underpass_frags"];
 pub(super) struct Program {
     /// Dropping it detaches the program, and so does the end of the process.
     _link: FdLink,
+    /// Has the NIC let in all multicast frames, which IPv6 needs, and those to an address of our own.
+    _receive_filter: OwnedFd,
     id: u32,
     interface: String,
     config: XdpConfig,
@@ -86,6 +89,12 @@ impl Program {
             flags |= maps::OWN_MAC;
         }
         let current = Settings { flags, mac: mac.0, ..Settings::default() };
+        let own_mac = (link.mac != Some(mac)).then_some(mac);
+        let receive_filter = membership::silent_socket()
+            .and_then(|socket| {
+                membership::join(socket.as_fd(), link.index, own_mac).map(|()| socket)
+            })
+            .map_err(|source| opening.failed("setting the receive filter", source))?;
 
         let program: &mut Xdp = object
             .program_mut(name)
@@ -94,6 +103,7 @@ impl Program {
         let (link, native) = attach_to(opening, program, link, config.mode)?;
         let mut program = Self {
             _link: link,
+            _receive_filter: receive_filter,
             id,
             interface: opening.name.to_owned(),
             config: config.clone(),

@@ -326,4 +326,7 @@ fn a_source_may_send_its_rate_and_no_more() {
     assert_eq!((report.counts.pass.packets, report.counts.drop.packets), (10, 6));
     assert_eq!(report.counts.drop.bytes, 6 * 42);
     assert_eq!(control.totals().unwrap().drop.packets, 6);
+    // Written again, everybody begins afresh.
+    control.insert(report.rule).unwrap();
+    assert_eq!(bench.run(&datagram(1)), PASS);
 }

@@ -117,3 +117,11 @@ fn a_source_is_taken_from_the_interface_a_packet_leaves_by() {
     assert_eq!(routes.group_interface(ip("239.1.2.3")), Some(1));
     assert_eq!(routes.group_interface(ip("ff0e::1")), Some(0));
 }
+
+#[test]
+fn two_stations_of_one_mac_have_two_link_local_addresses() {
+    let alone = Caps::ethernet(underpass_devices::MacAddr([0x50, 0x54, 0, 1, 2, 3]), 1500);
+    assert_eq!(link_local(&alone).to_string(), "fe80::5254:ff:fe01:203");
+    let beside = Caps { shares_mac: true, ..alone };
+    assert_eq!(link_local(&beside).to_string(), "fe80::5054:75:7001:203");
+}

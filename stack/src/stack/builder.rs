@@ -82,6 +82,9 @@ pub enum BuildError {
     /// A limit is zero or too large.
     #[error("the limit {0}")]
     BadLimit(&'static str),
+    /// A device cannot select the frames of the stack.
+    #[error("telling the device which frames are wanted: {0}")]
+    Select(#[source] io::Error),
     /// The operating system gave no randomness, thread or descriptor.
     #[error("the operating system refused what the stack needs: {0}")]
     Os(#[from] io::Error),
@@ -255,7 +258,7 @@ impl Builder {
         {
             let mac = link.caps.mac;
             link.dhcp = dhcp.then(|| dhcp::Client::new(mac, random.fork()));
-            link.slaac = slaac.then(|| slaac::Host::new(mac, random.fork()));
+            link.slaac = slaac.then(|| slaac::Host::new(&link.caps, random.fork()));
         }
         let (mut ports, steering) = (None, steering(&devices, count));
         if count > 1 {
@@ -270,9 +273,12 @@ impl Builder {
         }
         let parts = devices.into_iter().zip(cores).zip(bells);
         let mailbox = || Mailbox::new(self.limits.mailbox);
-        let shards: Vec<_> = parts
+        let mut shards: Vec<_> = parts
             .map(|((devices, core), bell)| Shard::new(devices, core, bell, mailbox()))
             .collect();
+        if let Some(first) = shards.first_mut() {
+            first.start().map_err(BuildError::Select)?;
+        }
         let inner = Inner {
             shards: shards.iter().map(|shard| Arc::clone(shard.shared())).collect(),
             steering,

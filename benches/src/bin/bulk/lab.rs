@@ -1,38 +1,20 @@
 //! Connections to the kernel's TCP in network namespaces that exist for one measurement.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant as Clock};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow};
+use underpass::devices::Device;
 use underpass::{Limits, Stack, TcpStream};
-use underpass_drivers::AnyDevice;
-use underpass_drivers::lab::{Namespace, veth};
-use underpass_drivers::packet::{PacketConfig, PacketDevice};
-use underpass_drivers::tap::{TapConfig, TapDevice};
+use underpass_benches::kernel;
+use underpass_benches::lab::{Lab, Wire, own_net, peer_address};
+use underpass_benches::turned::Turned;
 
-use crate::station::Turned;
-use crate::{Direction, Driving, kernel};
+use crate::{Direction, Driving};
 
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
-const PREFIX: u8 = 24;
-const PORT: u16 = 5001;
 /// Bytes per read and write of the applications.
 const CHUNK: usize = 256 * 1024;
-/// Features of a veth that let superframes and partial checksums through, as `ethtool -K` calls them.
-const OFFLOADS: [&str; 5] = ["tso", "gso", "gro", "tx", "sg"];
-
-/// What is between the stack and the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wire {
-    /// A TAP interface.
-    Tap,
-    /// A veth pair, with an AF_PACKET socket on the stack's end.
-    Packet,
-}
 
 /// Gbit/s between the stack and the kernel's TCP.
 pub(crate) fn stack(
@@ -48,7 +30,7 @@ pub(crate) fn stack(
     let mut limits = Limits::default();
     limits.send_buffer = buffer;
     limits.recv_buffer = buffer;
-    let builder = Stack::builder().address(format!("{OWN}/{PREFIX}").parse()?).limits(limits);
+    let builder = Stack::builder().address(own_net()?).limits(limits);
     let listener = lab.peer.run(|| kernel::listen(peer_address()))?;
     match driving {
         Driving::Thread(spin) => {
@@ -76,67 +58,11 @@ pub(crate) fn stack(
 /// Gbit/s between two namespaces of the kernel over a veth pair.
 pub(crate) fn kernel(offload: bool, time: Duration) -> Result<f64> {
     let lab = Lab::new()?;
-    lab.veth(offload)?;
-    lab.own.netlink(|netlink| netlink.add_address("own", OWN.into(), PREFIX))?;
+    lab.kernels(offload)?;
     let listener = lab.peer.run(|| kernel::listen(peer_address()))?;
     let own = lab.own.run(|| kernel::connect(peer_address()))?;
     let (peer, _) = listener.accept()?;
     transfer(own, peer, time)
-}
-
-struct Lab {
-    own: Namespace,
-    peer: Namespace,
-}
-
-impl Lab {
-    fn new() -> Result<Self> {
-        Ok(Self { own: Namespace::new()?, peer: Namespace::new()? })
-    }
-
-    fn device(&self, wire: Wire, offload: bool) -> Result<AnyDevice> {
-        match wire {
-            Wire::Tap => {
-                let host = vec![format!("{PEER}/{PREFIX}").parse()?];
-                let config = TapConfig { offload, host, ..TapConfig::default() };
-                Ok(self.peer.run(|| TapDevice::open("tap0", &config))?.into())
-            }
-            Wire::Packet => {
-                self.veth(offload)?;
-                let config = PacketConfig { offload, ..PacketConfig::default() };
-                Ok(self.own.run(|| PacketDevice::open("own", &config))?.into())
-            }
-        }
-    }
-
-    /// A link between both namespaces; the peer has its address.
-    fn veth(&self, offload: bool) -> Result<()> {
-        veth((&self.own, "own"), (&self.peer, "peer"))?;
-        self.peer.netlink(|netlink| netlink.add_address("peer", PEER.into(), PREFIX))?;
-        if !offload {
-            switch_offloads_off(&self.own, "own")?;
-            switch_offloads_off(&self.peer, "peer")?;
-        }
-        Ok(())
-    }
-}
-
-fn switch_offloads_off(namespace: &Namespace, interface: &str) -> Result<()> {
-    let mut ethtool = Command::new("ethtool");
-    ethtool.args(["-K", interface]);
-    for feature in OFFLOADS {
-        ethtool.args([feature, "off"]);
-    }
-    let output = namespace
-        .run(|| ethtool.output())
-        .context("running ethtool, which switches a veth's offloads off (Debian: ethtool)")?;
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "ethtool -K {interface}: {message}");
-    Ok(())
-}
-
-fn peer_address() -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(PEER), PORT)
 }
 
 /// Writes on one thread for as long as `time`, reads on this one: Gbit/s as the reader sees it.
@@ -185,5 +111,11 @@ impl Close for std::net::TcpStream {
 impl Close for TcpStream {
     fn close(&mut self) -> io::Result<()> {
         self.shutdown(std::net::Shutdown::Write)
+    }
+}
+
+impl<D: Device> Close for Turned<D> {
+    fn close(&mut self) -> io::Result<()> {
+        Turned::close(self)
     }
 }

@@ -2,24 +2,21 @@
 //!
 //! - `memory`: both ends of a link in memory, turned by one thread, beside bare smoltcp on the same
 //!   link;
-//! - `tap`, `packet`: the stack beside the kernel's TCP, whose peer is the kernel's TCP in a network
-//!   namespace of its own. Needs root.
+//! - `tap`, `packet`, `xdp`: the stack beside the kernel's TCP, whose peer is the kernel's TCP in a
+//!   network namespace of its own. Needs root, and `xdp` the cargo feature of that name.
 
 #![forbid(unsafe_code)]
 
-mod kernel;
 mod lab;
 mod memory;
-mod station;
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
+use underpass_benches::lab::Wire;
 use underpass_benches::report::{Spread, print_table};
-
-use crate::lab::Wire;
 
 /// Throughput of one TCP connection.
 #[derive(Parser)]
@@ -57,6 +54,7 @@ enum Medium {
     Memory,
     Tap,
     Packet,
+    Xdp,
 }
 
 /// Who runs the stack.
@@ -144,8 +142,10 @@ fn contenders(options: &Options) -> Vec<(Contender, Direction)> {
             }
             Medium::Tap => Wire::Tap,
             Medium::Packet => Wire::Packet,
+            Medium::Xdp => Wire::Xdp,
         };
-        for offload in [false, true] {
+        let both = [false, true].into_iter().filter(|offload| !offload || wire.has_offloads());
+        for offload in both {
             for driving in &drivings {
                 let contender = Contender::Stack { wire, offload, driving: *driving };
                 list.push((contender, Direction::Send));
@@ -173,10 +173,7 @@ impl Contender {
             Self::Memory { plain: true, .. } => "bare smoltcp, memory".into(),
             Self::Kernel { .. } => "kernel, veth".into(),
             Self::Stack { wire, driving, .. } => {
-                let wire = match wire {
-                    Wire::Tap => "tap",
-                    Wire::Packet => "packet",
-                };
+                let wire = wire.name();
                 match driving {
                     Driving::Thread(spin) => {
                         format!("stack, {wire}, busy-poll {} us", spin.as_micros())
@@ -252,7 +249,7 @@ fn print_ratios(rows: &[Row]) {
             );
         }
     }
-    for wire in [Wire::Tap, Wire::Packet] {
+    for wire in [Wire::Tap, Wire::Packet, Wire::Xdp] {
         for direction in [Direction::Send, Direction::Receive] {
             let of = |offload: bool| {
                 best(&|row| {
@@ -261,13 +258,22 @@ fn print_ratios(rows: &[Row]) {
                         && matches!(row.kind, Contender::Stack { wire: w, .. } if w == wire)
                 })
             };
-            let kernel = best(&|row| row.offload && matches!(row.kind, Contender::Kernel { .. }));
+            for offload in [false, true] {
+                let kernel = best(&|row| {
+                    row.offload == offload && matches!(row.kind, Contender::Kernel { .. })
+                });
+                if let (Some(stack), Some(kernel)) = (of(offload), kernel) {
+                    println!(
+                        "{wire:?} {direction:?}, offloads {}: stack / kernel {:.2}",
+                        on_off(offload),
+                        stack / kernel
+                    );
+                }
+            }
             if let (Some(off), Some(on)) = (of(false), of(true)) {
                 println!(
-                    "{wire:?} {direction:?}: offloads on / off {:.1} (goal on TAP: at least 3); \
-                     stack / kernel, offloads on {:.2}",
-                    on / off,
-                    kernel.map_or(f64::NAN, |kernel| on / kernel)
+                    "{wire:?} {direction:?}: offloads on / off {:.1} (goal on TAP: at least 3)",
+                    on / off
                 );
             }
         }

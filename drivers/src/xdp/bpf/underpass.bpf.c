@@ -99,14 +99,14 @@ struct rule {
 	__u32 action;
 	__u32 per_second;	/* as it was given */
 	__u32 burst;
-	__u32 padding;
+	__u32 epoch;	/* another one each time the rule is written */
 	__u64 interval;	/* nanoseconds per packet */
 	__u64 tolerance;	/* nanoseconds */
 };
 
 struct source {
-	__u32 slot;	/* of the rule */
-	__u32 family;
+	__u32 slot;	/* of the rule, which is about one family */
+	__u32 epoch;
 	__u8 address[16];
 };
 
@@ -355,7 +355,7 @@ static __always_inline struct rule *find_rule(struct packet *p, __u32 kinds)
  */
 static __always_inline bool conforms(struct packet *p, struct rule *rule)
 {
-	struct source key = { .slot = rule->slot, .family = p->family };
+	struct source key = { .slot = rule->slot, .epoch = rule->epoch };
 	__u64 now = bpf_ktime_get_ns(), *next, first = now + rule->interval;
 
 	__builtin_memcpy(key.address, p->source, 16);

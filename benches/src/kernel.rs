@@ -1,4 +1,4 @@
-//! TCP sockets of the kernel.
+//! TCP sockets of the kernel, with cubic.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// A listening socket in the network namespace of the calling thread.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = cubic()?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -15,7 +15,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// A connection from the network namespace of the calling thread.
-pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = cubic()?;
     socket.connect(&address.into())?;
     Ok(socket.into())

@@ -8,22 +8,21 @@ use std::time::{Duration, Instant as Clock};
 use underpass::devices::{Device, Instant};
 use underpass::{Shard, Stack, TcpStream};
 
-use crate::lab::Close;
-
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long nothing must happen until everything has been sent.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// A nonblocking connection and the shard it lives on. It spins while it waits.
-pub(crate) struct Turned<D> {
+pub struct Turned<D> {
     stream: TcpStream,
     shard: Shard<D>,
     clock: Clock,
 }
 
 impl<D: Device> Turned<D> {
-    pub(crate) fn connect(stack: &Stack, shard: Shard<D>, address: SocketAddr) -> io::Result<Self> {
+    /// Connects, for at most five seconds.
+    pub fn connect(stack: &Stack, shard: Shard<D>, address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::start(stack, address)?;
         stream.set_nonblocking(true);
         let mut turned = Self { stream, shard, clock: Clock::now() };
@@ -35,6 +34,23 @@ impl<D: Device> Turned<D> {
             turned.turn()?;
         }
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Ends the sending half, and turns until the peer has taken everything.
+    pub fn close(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)?;
+        let mut last = Clock::now();
+        while last.elapsed() < QUIET {
+            if self.turn()? {
+                last = Clock::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection itself.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
     }
 
     fn turn(&mut self) -> io::Result<bool> {
@@ -69,20 +85,6 @@ impl<D: Device> Write for Turned<D> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<D: Device> Close for Turned<D> {
-    /// Turns until the peer has taken everything.
-    fn close(&mut self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)?;
-        let mut last = Clock::now();
-        while last.elapsed() < QUIET {
-            if self.turn()? {
-                last = Clock::now();
-            }
-        }
         Ok(())
     }
 }
