@@ -4,11 +4,11 @@
 
 mod kernel;
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use kernel::{Lab, V4, V6, Version};
 use underpass::TcpStream;
@@ -35,6 +35,15 @@ fn connect_to_all(lab: &Lab, version: Version, prefix: &str) {
         .iter()
         .map(|ip| lab.at_kernel(|| std::net::TcpListener::bind((*ip, 80))).unwrap())
         .collect();
+    let hears_all = || lab.at_kernel(|| neighbours.iter().all(hears_questions_for));
+    let patience = Instant::now();
+    while !hears_all() {
+        assert!(
+            patience.elapsed() < Duration::from_secs(30),
+            "the kernel does not use its addresses"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
     let absent = TcpStream::start(&lab.stack, version.absent(80)).unwrap();
 
     let start = Instant::now();
@@ -51,6 +60,17 @@ fn connect_to_all(lab: &Lab, version: Version, prefix: &str) {
     }
     assert!(connected(&absent).is_none(), "nobody is there, and one second has not passed");
     assert!(lab.stack.stats().neighbors >= streams.len());
+}
+
+/// Whether the kernel has joined the group at which it is asked for its link address: it does so a
+/// little after it was given an IPv6 address.
+fn hears_questions_for(address: &IpAddr) -> bool {
+    let IpAddr::V6(address) = address else {
+        return true;
+    };
+    let [.., a, b, c] = address.octets();
+    let group = format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}");
+    fs::read_to_string("/proc/thread-self/net/igmp6").unwrap().contains(&group)
 }
 
 fn connected(stream: &TcpStream) -> Option<io::Result<()>> {
