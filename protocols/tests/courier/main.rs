@@ -1,0 +1,4 @@
+//! [`Courier`](underpass_protocols::courier::Courier) in virtual time over a simulated network.
+
+mod delivery;
+mod world;
