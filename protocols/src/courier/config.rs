@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::inbox::first_cells;
+use super::memory::CELL;
 use super::wire::DATA_HEADER_LEN;
 
 /// Calls that every station serves at once at least, so that a caller may use as many slots before
@@ -70,7 +72,8 @@ impl Config {
         limits.sessions = limits.sessions.clamp(1, MOST_SESSIONS);
         limits.strangers = limits.strangers.clamp(1, limits.sessions);
         limits.session_calls = limits.session_calls.max(LEAST_CALLS);
-        limits.receive_bytes = limits.receive_bytes.max(2 * limits.message_bytes);
+        let first = first_cells(limits.message_bytes) as usize * CELL;
+        limits.receive_bytes = limits.receive_bytes.max(first);
         self
     }
 }
@@ -94,7 +97,7 @@ pub struct Limits {
     /// Calls begun whose end has not been told by [`Courier::poll_event`](super::Courier::poll_event).
     pub calls: usize,
     /// Bytes that a session may have on the way to us and in our queue of events. It begins with one
-    /// body of the greatest length and grows with use.
+    /// body of the greatest length and 16 KiB, and grows with use.
     pub session_receive_bytes: usize,
     /// The same of all sessions together. A session is refused when there is no room for one body of
     /// the greatest length.

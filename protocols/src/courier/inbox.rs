@@ -9,6 +9,9 @@ use super::calls::{Calls, Serving};
 use super::memory::{Budget, Pool, cells};
 use super::wire::{Kind, MessageHeader};
 
+/// Cells that a session has beside those of one body of the greatest length: 16 KiB.
+const SPARE: u32 = 64;
+
 /// The peer does what the protocol forbids.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Violation;
@@ -82,9 +85,9 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// The cells of one body of the greatest length have been taken from the budget.
+    /// [`first_cells`] have been taken from the budget.
     pub(super) fn new(longest: usize, session_bytes: usize, calls: u16) -> Self {
-        let least = cells(longest);
+        let least = first_cells(longest);
         let most = least.max((session_bytes / super::memory::CELL).min(1 << 30) as u32);
         let assembler = Assembler { assemblies: Slab::new(), longest, credit: least, charged: 0 };
         Self {
@@ -246,6 +249,12 @@ impl Inbox {
         };
         Ok(Some(Whole::Message))
     }
+}
+
+/// Cells that a session begins with: those of one body of the greatest length, so that none waits for
+/// ever, and some for short ones beside it.
+pub(super) fn first_cells(longest: usize) -> u32 {
+    cells(longest) + SPARE
 }
 
 impl Assembler {

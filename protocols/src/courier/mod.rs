@@ -93,7 +93,7 @@
 //! holds it, all of them before its first packet, in the order in which bodies were given. The receiver
 //! grants cells only out of its budget, anew as the application takes bodies out of the queue of
 //! events: whoever does not poll is not sent to. A session begins with the cells of one body of the
-//! greatest length, so no body can wait for ever, and gets more the more it uses them.
+//! greatest length, so that none can wait for ever, and 64 more; it gets more the more it uses them.
 //!
 //! # Loss
 //!

@@ -78,7 +78,7 @@ pub(super) struct Session<A> {
 }
 
 impl<A: Copy> Session<A> {
-    /// The cells of one body of the greatest length have been taken for it.
+    /// [`first_cells`](super::inbox::first_cells) have been taken for it.
     pub(super) fn new(now: Instant, peer: A, local: u64, role: Role, config: &Config) -> Self {
         let limits = &config.limits;
         let (state, control) = match role {

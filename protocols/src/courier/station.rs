@@ -10,6 +10,7 @@ use underpass_devices::Instant;
 use super::config::Config;
 use super::counters::Counters;
 use super::events::{Call, Event, Failure, Refused, RequestId, SendError, Unanswered};
+use super::inbox::first_cells;
 use super::memory::{Budget, Pool, cells};
 use super::session::{Role, Session, State};
 use super::timers::Timers;
@@ -377,7 +378,7 @@ impl<A: Copy + Eq + Hash> Courier<A> {
 
     /// A new session, if there is memory for one.
     pub(super) fn begin(&mut self, now: Instant, peer: A, role: Role) -> Option<u32> {
-        if !self.receiving.take(cells(self.config.limits.message_bytes)) {
+        if !self.receiving.take(first_cells(self.config.limits.message_bytes)) {
             return None;
         }
         let entry = self.sessions.vacant_entry();

@@ -1,4 +1,7 @@
 //! [`Courier`](underpass_protocols::courier::Courier) in virtual time over a simulated network.
 
 mod delivery;
+mod latency;
+mod limits;
+mod lives;
 mod world;

@@ -90,11 +90,31 @@ impl World {
     /// Sends what stations have to send, then lets time pass until something happens. False: nothing
     /// will ever happen.
     pub(crate) fn step(&mut self) -> bool {
+        self.step_until(Instant::MAX)
+    }
+
+    /// Steps until this time.
+    pub(crate) fn run_until(&mut self, end: Instant) {
+        while self.step_until(end) {}
+        self.now = end;
+    }
+
+    /// The same as [`step`](Self::step) if something happens until `end`.
+    fn step_until(&mut self, end: Instant) -> bool {
         self.transmit();
         let timers = self.stations.iter().filter_map(Courier::next_timer).min();
         let arrival = self.flying.peek().map(|Reverse((at, ..))| *at);
-        let Some(next) = timers.into_iter().chain(arrival).min() else { return false };
+        let next = timers.into_iter().chain(arrival).min();
+        let Some(next) = next.filter(|next| *next <= end) else { return false };
         self.now = self.now.max(next);
+        self.arrive();
+        for station in &mut self.stations {
+            station.on_timer(self.now);
+        }
+        true
+    }
+
+    fn arrive(&mut self) {
         while let Some(Reverse((at, packet, from, to))) = self.flying.peek().copied() {
             if at > self.now {
                 break;
@@ -106,16 +126,6 @@ impl World {
                 self.free.push(place);
             }
         }
-        for station in &mut self.stations {
-            station.on_timer(self.now);
-        }
-        true
-    }
-
-    /// Steps until this time.
-    pub(crate) fn run_until(&mut self, end: Instant) {
-        while self.now < end && self.step() {}
-        self.now = self.now.max(end);
     }
 
     pub(crate) fn event(&mut self, station: Address) -> Option<Event<Address>> {
