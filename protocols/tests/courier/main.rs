@@ -1,6 +1,7 @@
 //! [`Courier`](underpass_protocols::courier::Courier) in virtual time over a simulated network.
 
 mod delivery;
+mod hostile;
 mod latency;
 mod limits;
 mod lives;
