@@ -102,7 +102,8 @@ pub struct Limits {
     /// The same of all sessions together. A session is refused when there is no room for one body of
     /// the greatest length.
     pub receive_bytes: usize,
-    /// Bytes per session that the application has given and the peer has not acknowledged.
+    /// Bytes per session that the application has given and the peer has not acknowledged; one body is
+    /// taken in any case.
     pub session_send_bytes: usize,
     /// The same of all sessions together.
     pub send_bytes: usize,

@@ -1,5 +1,7 @@
 //! One session: an association of two stations in which one calls and the other serves.
 
+use std::time::Duration;
+
 use underpass_devices::Instant;
 use zerocopy::big_endian::{U16, U32, U64};
 
@@ -13,6 +15,8 @@ use super::wire::{DATA_HEADER_LEN, Header, Hello, Kind};
 const UNACKNOWLEDGED: u32 = 8;
 /// An echo is not told when the packet has waited longer: the clock in it wraps after 4.3 s.
 const LONGEST_ECHO_NS: u64 = 1 << 31;
+/// A stamp that is less than the one so long before it is one of a clock that has wrapped.
+const LATE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -142,7 +146,13 @@ impl<A: Copy> Session<A> {
     /// Something came from the peer.
     pub(super) fn heard(&mut self, now: Instant, header: &Header) {
         self.heard = self.heard.max(now);
-        self.stamp = header.stamp.get();
+        // A packet that was overtaken would tell the delay of that packet alone.
+        let stamp = header.stamp.get();
+        let is_late = (stamp.wrapping_sub(self.stamp) as i32) < 0;
+        if is_late && now.since(self.stamped_at) < LATE {
+            return;
+        }
+        self.stamp = stamp;
         self.stamped_at = now;
         self.stamped = true;
     }

@@ -23,6 +23,8 @@ pub(crate) struct Link {
     pub(crate) corrupt: f64,
     /// Held back for up to ten times the delay.
     pub(crate) reorder: f64,
+    /// Each station receives so many bits per second, through a queue of so many bytes.
+    pub(crate) bottleneck: Option<(u64, u64)>,
 }
 
 impl Link {
@@ -33,6 +35,7 @@ impl Link {
         duplicate: 0.0,
         corrupt: 0.0,
         reorder: 0.0,
+        bottleneck: None,
     };
     pub(crate) const BAD: Self = Self {
         delay: Duration::from_micros(10),
@@ -41,6 +44,7 @@ impl Link {
         duplicate: 0.02,
         corrupt: 0.02,
         reorder: 0.05,
+        bottleneck: None,
     };
 }
 
@@ -54,6 +58,8 @@ pub(crate) struct World {
     flying: BinaryHeap<Reverse<(Instant, u64, Address, Address)>>,
     packets: Vec<Option<Vec<u8>>>,
     free: Vec<usize>,
+    /// When the bottleneck of each station will be idle.
+    idle_at: Vec<Instant>,
 }
 
 struct SeedPrinter(u64);
@@ -68,6 +74,7 @@ impl Drop for SeedPrinter {
 
 impl World {
     pub(crate) fn new(seed: u64, stations: usize, link: Link, config: Config) -> Self {
+        let idle_at = vec![Instant::ZERO; stations];
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let stations = (0..stations).map(|_| Courier::new(config, rng.random())).collect();
         Self {
@@ -79,6 +86,7 @@ impl World {
             flying: BinaryHeap::new(),
             packets: Vec::new(),
             free: Vec::new(),
+            idle_at,
         }
     }
 
@@ -187,7 +195,8 @@ impl World {
                 let bit = self.rng.random_range(0..bytes.len() * 8);
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
-            let mut after = self.link.delay;
+            let Some(queued) = self.queue(to, bytes.len()) else { continue };
+            let mut after = self.link.delay + queued;
             if self.link.jitter > Duration::ZERO {
                 after += self.link.jitter.mul_f64(self.rng.random::<f64>());
             }
@@ -196,6 +205,19 @@ impl World {
             }
             self.inject(from, to, bytes, after);
         }
+    }
+
+    /// How long the packet takes through the bottleneck; `None`: its queue is full.
+    fn queue(&mut self, to: Address, len: usize) -> Option<Duration> {
+        let Some((rate, queue_bytes)) = self.link.bottleneck else { return Some(Duration::ZERO) };
+        let time = |bytes: u64| Duration::from_nanos(bytes * 8 * 1_000_000_000 / rate);
+        let idle_at = self.idle_at[to].max(self.now);
+        if idle_at.since(self.now) > time(queue_bytes) {
+            return None;
+        }
+        // Preamble, Ethernet header, checksum and gap.
+        self.idle_at[to] = idle_at + time(len as u64 + 38);
+        Some(self.idle_at[to].since(self.now))
     }
 
     fn chance(&mut self, probability: f64) -> bool {
