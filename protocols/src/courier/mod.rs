@@ -90,7 +90,8 @@
 //! # Flow control
 //!
 //! Credit is counted in cells of 256 bytes. A body takes as many as the smallest power of two that
-//! holds it, all of them before its first packet, in the order in which bodies were given. The receiver
+//! holds it, all of them before its first packet, in the order in which bodies were given; up to 16 short
+//! requests and responses go before a long body that waits for credit. The receiver
 //! grants cells only out of its budget, anew as the application takes bodies out of the queue of
 //! events: whoever does not poll is not sent to. A session begins with the cells of one body of the
 //! greatest length, so that none can wait for ever, and 64 more; it gets more the more it uses them.

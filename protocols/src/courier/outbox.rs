@@ -19,6 +19,8 @@ const SILENCE: u32 = 3;
 /// Of so many packets one belongs to a body of several packets, if there is one: short ones go first,
 /// but do not starve long ones.
 const LONG_TURN: u8 = 8;
+/// Short requests and responses that get credit before a body that waits for its own.
+const EXPRESS: u32 = 16;
 
 /// A body given by the application.
 #[derive(Debug)]
@@ -70,8 +72,12 @@ pub(super) struct Part<'a> {
 #[derive(Debug)]
 pub(super) struct Outbox {
     bodies: Slab<Body>,
-    /// Bodies that no credit has been taken for, in the order given.
+    /// Bodies that no credit has been taken for, in the order given: short requests and responses, and
+    /// all others.
+    express: VecDeque<u32>,
     waiting: VecDeque<u32>,
+    /// Cells taken for the former while one of the latter was waiting.
+    overtaken: u32,
     /// Bodies of one packet, and of several, with parts never sent.
     short: VecDeque<u32>,
     long: VecDeque<u32>,
@@ -102,7 +108,9 @@ impl Outbox {
     pub(super) fn new() -> Self {
         Self {
             bodies: Slab::new(),
+            express: VecDeque::new(),
             waiting: VecDeque::new(),
+            overtaken: 0,
             short: VecDeque::new(),
             long: VecDeque::new(),
             turn: 0,
@@ -139,10 +147,13 @@ impl Outbox {
         cells: u32,
         config: &Config,
     ) {
+        // Messages stay in order: one that came early would hold credit that its predecessor needs.
+        let is_express = kind != Kind::Message && bytes.len() <= self.part_bytes;
         let body = Body { kind, slot, number, bytes, cells, sent: 0, begun: false, flying: 0 };
         self.cells += cells;
         let key = self.bodies.insert(body) as u32;
-        self.waiting.push_back(key);
+        let queue = if is_express { &mut self.express } else { &mut self.waiting };
+        queue.push_back(key);
         if self.timeout == Instant::MAX {
             self.rearm(now, config);
         }
@@ -177,8 +188,7 @@ impl Outbox {
 
     /// There may be something to send, if the windows permit.
     pub(super) fn is_eager(&self) -> bool {
-        self.lost != 0
-            || !(self.short.is_empty() && self.long.is_empty() && self.waiting.is_empty())
+        self.lost != 0 || !(self.short.is_empty() && self.long.is_empty()) || self.is_waiting()
     }
 
     /// When [`timed_out`](Self::timed_out) is to be called.
@@ -341,19 +351,41 @@ impl Outbox {
         (self.unacked & !self.lost).count_ones()
     }
 
-    /// Takes credit for bodies in the order in which they were given, so that long ones get it, too.
+    fn is_waiting(&self) -> bool {
+        !(self.express.is_empty() && self.waiting.is_empty())
+    }
+
+    /// Takes credit for bodies. A long one is overtaken by a few short ones only, so that it gets
+    /// credit, too.
     fn admit(&mut self) {
         while let Some(&key) = self.waiting.front() {
-            let Some(body) = self.bodies.get(key as usize) else { return };
-            let used = self.used.wrapping_add(cells(body.bytes.len()));
-            if used.wrapping_sub(self.credit) as i32 > 0 {
-                return;
-            }
-            self.used = used;
+            let Some(len) = self.charge(key) else { break };
             self.waiting.pop_front();
-            let is_short = body.bytes.len() <= self.part_bytes;
+            self.overtaken = 0;
+            let is_short = len <= self.part_bytes;
             if is_short { self.short.push_back(key) } else { self.long.push_back(key) }
         }
+        while let Some(&key) = self.express.front() {
+            if self.overtaken >= EXPRESS || self.charge(key).is_none() {
+                return;
+            }
+            self.express.pop_front();
+            self.short.push_back(key);
+            if !self.waiting.is_empty() {
+                self.overtaken += 1;
+            }
+        }
+    }
+
+    /// Takes credit for a body, if there is enough. Returns its length.
+    fn charge(&mut self, key: u32) -> Option<usize> {
+        let len = self.bodies.get(key as usize)?.bytes.len();
+        let used = self.used.wrapping_add(cells(len));
+        if used.wrapping_sub(self.credit) as i32 > 0 {
+            return None;
+        }
+        self.used = used;
+        Some(len)
     }
 
     /// Takes packets off the ring, and bodies that have arrived. Returns the cells of these.
@@ -409,7 +441,7 @@ impl Outbox {
     }
 
     fn rearm(&mut self, now: Instant, config: &Config) {
-        self.timeout = if self.unacked == 0 && self.waiting.is_empty() {
+        self.timeout = if self.unacked == 0 && !self.is_waiting() {
             Instant::MAX
         } else {
             Instant::from_nanos(now.as_nanos().saturating_add(self.rtt.timeout(config, self.tries)))

@@ -62,9 +62,9 @@ fn a_link_is_filled_and_its_queue_is_not() {
             "{senders} senders, queue of {queue_bytes}: {all:.3} of the link, the least {least:.3}; \
              calls p50 {p50:?}, p99 {p99:?}"
         );
-        assert!(all > 0.8, "{all}");
+        assert!(all > 0.85, "{all}");
         assert!(least > 0.2 / senders as f64, "{shares:?}");
         // A full queue of 1 MiB would be 8.4 ms.
-        assert!(p99 < Duration::from_millis(2), "{p99:?}");
+        assert!(p99 < Duration::from_micros(600), "{p99:?}");
     }
 }

@@ -42,6 +42,30 @@ fn a_short_request_overtakes_a_long_body() {
     assert!(matches!(world.wait(1), Event::Message { .. }));
 }
 
+/// A call does not wait for the credit of long bodies queued before it, and does not starve them.
+#[test]
+fn short_calls_overtake_bodies_without_credit() {
+    let limits = Limits { session_receive_bytes: 1, ..Limits::default() };
+    let mut world = World::new(9, 2, Link::PERFECT, config(limits));
+    for _ in 0..4 {
+        world.stations[0].send(world.now, 1, vec![1; 250_000]).unwrap();
+    }
+    let end = world.now + Duration::from_micros(200);
+    world.run_until(end);
+    for _ in 0..40 {
+        world.stations[0].send_request(world.now, 1, vec![2; 64]).unwrap();
+    }
+    let mut order = Vec::new();
+    while order.len() < 44 {
+        let event = world.wait(1);
+        order.push(matches!(event, Event::Message { .. }));
+    }
+    let long: Vec<usize> = (0..44).filter(|place| order[*place]).collect();
+    // 16 before it gets credit, and as many, with credit of their own, while it is on its way.
+    assert!(long[1] - long[0] > 16, "{long:?}");
+    assert!(long.windows(2).all(|pair| pair[1] - pair[0] <= 33), "{long:?}");
+}
+
 /// Who does not take events is sent no more than the limit, and all of it arrives in the end.
 #[test]
 fn credit_runs_out_and_comes_back() {
