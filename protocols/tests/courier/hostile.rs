@@ -204,10 +204,14 @@ impl Field {
             }
             _ => Tail::None,
         };
-        let packet = Packet::new(ATTACKER, kind, header, tail);
+        self.deliver(ATTACKER, kind, header, tail);
+    }
+
+    fn deliver(&mut self, from: u8, kind: Kind, header: Header, tail: Tail<'_>) {
+        let packet = Packet::new((), kind, header, tail);
         let mut bytes = vec![0; packet.len()];
         assert!(packet.write(&mut bytes));
-        self.victim.on_packet(self.now, ATTACKER, &bytes);
+        self.victim.on_packet(self.now, from, &bytes);
     }
 
     fn transmit(&mut self) {
@@ -349,4 +353,85 @@ fn a_flood_of_hellos_is_bounded() {
     let counters = victim.counters();
     assert_eq!(counters.unrefused, 100 - LIMITS.refusals as u64);
     assert_eq!(counters.dropped(DropReason::Stranger), 100);
+}
+
+/// A session of the attacker's, open, and its identifier.
+fn opened(field: &mut Field) -> u64 {
+    let hello = Hello {
+        session: 77.into(),
+        message_bytes: 5000.into(),
+        packet_bytes: 1400.into(),
+        calls: 16.into(),
+    };
+    field.deliver(ATTACKER, Kind::Hello, Header::default(), Tail::Hello(hello));
+    field.transmit();
+    let session = *field.known.last().unwrap();
+    let header = Header { session: session.into(), ..Header::default() };
+    field.deliver(ATTACKER, Kind::Ack, header, Tail::None);
+    assert_eq!(field.victim.counters().opened, 1);
+    session
+}
+
+fn whole(slot: u16, number: u32, body: &[u8]) -> Tail<'_> {
+    let message = MessageHeader {
+        slot: slot.into(),
+        number: number.into(),
+        length: (body.len() as u32).into(),
+        ..MessageHeader::default()
+    };
+    Tail::Part(message, body)
+}
+
+#[test]
+fn who_ignores_credit_loses_the_session() {
+    let mut field = Field::new();
+    let session = opened(&mut field);
+    let mut sent = 0;
+    while field.victim.counters().dropped(DropReason::Violation) == 0 {
+        let header = Header { session: session.into(), seq: sent.into(), ..Header::default() };
+        field.deliver(ATTACKER, Kind::Message, header, whole(0, sent, &[1; 5000]));
+        sent += 1;
+    }
+    // A body of 5000 bytes takes 32 cells; there were 32 and 64.
+    assert_eq!(sent, 4);
+    assert_eq!(field.victim.sessions(), 0);
+    assert_eq!(field.victim.receive_bytes(), 3 * 32 * 256);
+    for _ in 0..3 {
+        assert!(matches!(field.victim.poll_event(), Some(Event::Message { .. })));
+    }
+    assert_eq!((field.victim.poll_event(), field.victim.receive_bytes()), (None, 0));
+}
+
+#[test]
+fn a_request_that_has_run_does_not_run_again() {
+    for answered in [false, true] {
+        let mut field = Field::new();
+        let session = opened(&mut field);
+        let header =
+            |seq: u32| Header { session: session.into(), seq: seq.into(), ..Header::default() };
+        field.deliver(ATTACKER, Kind::Request, header(0), whole(3, 1, b"once"));
+        let Some(Event::Request { call, body, .. }) = field.victim.poll_event() else { panic!() };
+        if answered {
+            field.victim.respond(field.now, call, body).unwrap();
+        }
+        // The packet again, and then the request in a packet of another number.
+        field.deliver(ATTACKER, Kind::Request, header(0), whole(3, 1, b"once"));
+        assert_eq!(field.victim.counters().dropped(DropReason::Duplicate), 1);
+        field.deliver(ATTACKER, Kind::Request, header(1), whole(3, 1, b"once"));
+        assert_eq!(field.victim.counters().dropped(DropReason::Violation), 1);
+        assert_eq!(field.victim.poll_event(), None);
+    }
+}
+
+#[test]
+fn a_packet_from_another_address_belongs_to_no_session() {
+    let mut field = Field::new();
+    let session = opened(&mut field);
+    let header = Header { session: session.into(), ..Header::default() };
+    for kind in [Kind::Message, Kind::Close, Kind::Reset] {
+        let tail = if kind == Kind::Message { whole(0, 0, b"not mine") } else { Tail::None };
+        field.deliver(FRIEND, kind, header, tail);
+    }
+    assert_eq!(field.victim.counters().dropped(DropReason::Stranger), 3);
+    assert_eq!((field.victim.poll_event(), field.victim.sessions()), (None, 1));
 }

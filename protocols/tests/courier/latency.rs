@@ -60,3 +60,17 @@ fn the_thousandth_call_takes_less_than_ten_round_trips() {
         assert!(p50 < 1.01, "{p50}");
     }
 }
+
+/// As long as calls follow each other, acknowledgements and credit ride on them.
+#[test]
+fn a_small_call_is_two_packets() {
+    let mut world = World::new(3, 2, Link::PERFECT, Config::default());
+    for _ in 0..1000 {
+        world.stations[0].send_request(world.now, 1, vec![0; 64]).unwrap();
+        serve_until(&mut world, |event| matches!(event, Event::Response { .. }));
+    }
+    let [client, server] = [0, 1].map(|station: usize| world.stations[station].counters());
+    // Hello and welcome.
+    assert_eq!((client.sent_packets, server.sent_packets), (1001, 1001));
+    assert_eq!((client.bare, server.bare), (1, 1));
+}
