@@ -99,6 +99,40 @@ fn credit_runs_out_and_comes_back() {
     assert_eq!(world.stations[0].counters().failed, 0);
 }
 
+/// New credit is announced without being asked for, and asked for when the announcement is lost.
+#[test]
+fn new_credit_is_not_waited_for_long() {
+    for (is_lost, most) in [(false, Duration::from_micros(300)), (true, Duration::from_millis(120))]
+    {
+        let limits = Limits { session_receive_bytes: 1, ..Limits::default() };
+        let mut world = World::new(10, 2, Link::PERFECT, config(limits));
+        for _ in 0..3 {
+            world.stations[0].send(world.now, 1, vec![9; 140_000]).unwrap();
+        }
+        let end = world.now + Duration::from_millis(250);
+        world.run_until(end);
+        assert!(matches!(world.event(1), Some(Event::Message { .. })));
+        assert_eq!(world.event(1), None);
+        let begun = world.now;
+        if is_lost {
+            world.link.loss = 1.0;
+            let end = world.now + Duration::from_micros(50);
+            world.run_until(end);
+            world.link.loss = 0.0;
+        }
+        // The first packet of the next body; the rest is a matter of the window.
+        let sent = world.stations[0].counters();
+        while {
+            let counters = world.stations[0].counters();
+            counters.sent_packets - counters.bare == sent.sent_packets - sent.bare
+        } {
+            world.step();
+        }
+        let took = world.now.since(begun);
+        assert!(took <= most, "{took:?}");
+    }
+}
+
 #[test]
 fn a_sender_that_is_full_says_so_and_gives_the_body_back() {
     let limits = Limits { session_send_bytes: 10_000, session_calls: 8, ..Limits::default() };
