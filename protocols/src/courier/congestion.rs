@@ -1,14 +1,6 @@
 //! How many packets may be on the way.
 //!
-//! The window answers to delay, as in Swift (Kumar et al., SIGCOMM 2020): it grows by a packet per round
-//! trip while the round-trip time is below a target, and shrinks in proportion to the excess above it,
-//! at most once per round trip and at most by half. Round-trip times are measured for every packet that
-//! is answered, without what the answering application takes, so the delay that is seen is that of
-//! queues. Delay is chosen rather than loss because queues in a data centre are short: where loss is
-//! the only sign, a 64-byte call waits behind a full switch buffer before anybody slows down. Loss counts
-//! too, as a cut by three tenths, since some of it is the switch's.
-//!
-//! Not taken from Swift: windows below one packet, and pacing. A window holds at most 64 packets.
+//! The page of the module says why it is done so.
 
 use underpass_devices::Instant;
 

@@ -102,8 +102,22 @@
 //! each number once. 64 numbers can be on the way. A packet is lost when one three numbers later has
 //! arrived, or one sent a quarter of a round trip later (RACK), and if nothing arrives for a time-out,
 //! the first and the last packet on the way go again (tail-loss probe); the time-out doubles. Round
-//! trips are measured by echoed stamps, so retransmissions are measured, too. The congestion window
-//! answers to delay: see the source of `congestion.rs`.
+//! trips are measured by echoed stamps, so retransmissions are measured, too.
+//!
+//! # Congestion
+//!
+//! The window of packets on the way answers to delay, as in Swift (Kumar et al., SIGCOMM 2020): it grows
+//! by a packet per round trip while the round-trip time is below a target (the least of late, and half
+//! of it or [`Config::queueing`]), and shrinks in proportion to the excess above it, at most once per round
+//! trip and at most by half. Stamps are echoed without the time that the other end took, so the delay
+//! that is seen is that of queues.
+//!
+//! Delay rather than loss, because queues in a data centre are short: where loss is the only sign, a
+//! small call waits behind a full buffer of the switch before anybody slows down. And rather than
+//! grants by the receiver, because the link that is full need not be the receiver's. Loss counts too, as
+//! a cut by three tenths, since some of it is the switch's. Not taken from Swift: windows below one
+//! packet, and pacing; the window is 64 packets at most. So some hundred senders to one receiver keep a
+//! queue of a packet each, which nothing here makes shorter.
 //!
 //! # What is eRPC's and what is Homa's
 //!

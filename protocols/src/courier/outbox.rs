@@ -470,3 +470,7 @@ fn ones(mut bits: u64) -> impl Iterator<Item = u32> {
         (place < 64).then_some(place)
     })
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;
