@@ -302,8 +302,11 @@ impl Assembler {
     }
 
     fn charge(&mut self, length: usize) -> Result<(), Violation> {
+        if length > self.longest {
+            return Err(Violation);
+        }
         let charged = self.charged.wrapping_add(cells(length));
-        if length > self.longest || charged.wrapping_sub(self.credit) as i32 > 0 {
+        if charged.wrapping_sub(self.credit) as i32 > 0 {
             return Err(Violation);
         }
         self.charged = charged;

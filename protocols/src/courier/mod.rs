@@ -78,7 +78,7 @@
 //!
 //! # Sessions
 //!
-//! Each end chooses the identifier under which it is addressed: 40 random bits and the place of the
+//! Each end chooses the identifier under which it is addressed: 39 random bits and the place of the
 //! session in its table, so that a packet is brought to its session without a hash. A packet of an
 //! earlier life, or from another address, does not find one and is answered with a reset; a reset is
 //! believed only if it repeats the identifier that the believer uses, which a stranger cannot know.
@@ -116,8 +116,8 @@
 //! small call waits behind a full buffer of the switch before anybody slows down. And rather than
 //! grants by the receiver, because the link that is full need not be the receiver's. Loss counts too, as
 //! a cut by three tenths, since some of it is the switch's. Not taken from Swift: windows below one
-//! packet, and pacing; the window is 64 packets at most. So some hundred senders to one receiver keep a
-//! queue of a packet each, which nothing here makes shorter.
+//! packet, and pacing; the window is 64 packets at most. So of hundreds of senders to one
+//! receiver each keeps a packet in the queue, which nothing here makes shorter.
 //!
 //! # What is eRPC's and what is Homa's
 //!
@@ -128,11 +128,11 @@
 //!   whose acknowledgements ride on the next ones;
 //! - one owner polls everything; congestion control by round-trip times.
 //!
-//! Not from eRPC: credits that count packets per session (ours count memory, so that bodies longer
-//! than the credit in packets do not stop, and what is granted in all is bounded); client-driven
+//! Not from eRPC: credits that count packets per session (ours count memory, so that it bounds
+//! what is granted in all); client-driven
 //! responses and go-back-N (a response sends itself, and only what is lost goes again: there is no need
-//! to assume a network that hardly loses); session management over sockets of its own; transmission
-//! straight from the application's memory after it has got it back; Carousel's rate limiter.
+//! to assume a network that hardly loses); session management over sockets of its own; message buffers
+//! that the device reads (a slot of the device is written here, once); Carousel's rate limiter.
 //!
 //! From Homa (Montazeri et al., SIGCOMM 2018; Ousterhout, ATC 2021; `PlatformLab/HomaModule`):
 //! - messages instead of a stream: each completes on its own, and at-most-once calls are the unit;

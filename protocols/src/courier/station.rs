@@ -122,11 +122,14 @@ impl<A: Copy + Eq + Hash> Courier<A> {
     /// session identifiers come from it, and are all that keeps out packets of an earlier life.
     pub fn new(config: Config, secret: [u8; 16]) -> Self {
         let config = config.sane();
-        let keyed = Keyed(secret);
+        let ids = Keyed(secret);
+        // Identifiers are told to peers, so tables have a key of their own.
+        let halves = [u64::MAX, u64::MAX - 1].map(|n| u128::from(ids.hash_one(n)));
+        let keyed = Keyed((halves[0] << 64 | halves[1]).to_le_bytes());
         Self {
             sessions: Slab::new(),
             callers: HashMap::with_hasher(keyed.clone()),
-            servers: HashMap::with_hasher(keyed.clone()),
+            servers: HashMap::with_hasher(keyed),
             strangers: VecDeque::new(),
             ready: VecDeque::new(),
             timers: Timers::default(),
@@ -139,7 +142,7 @@ impl<A: Copy + Eq + Hash> Courier<A> {
             events: VecDeque::new(),
             untold_calls: 0,
             untold_ends: 0,
-            ids: keyed,
+            ids,
             next_id: 0,
             next_request: 0,
             recent: None,
@@ -383,9 +386,10 @@ impl<A: Copy + Eq + Hash> Courier<A> {
         }
         let entry = self.sessions.vacant_entry();
         let index = entry.key() as u32;
-        let random = self.ids.hash_one(self.next_id) << INDEX_BITS;
+        // Never zero: a hello carries that.
+        let random = self.ids.hash_one(self.next_id) | 1;
         self.next_id += 1;
-        let local = random | u64::from(index);
+        let local = random << INDEX_BITS | u64::from(index);
         entry.insert(Session::new(now, peer, local, role, &self.config));
         self.schedule(index);
         Some(index)

@@ -1,5 +1,6 @@
 //! [`Courier`](underpass_protocols::courier::Courier) in virtual time over a simulated network.
 
+mod chaos;
 mod congestion;
 mod delivery;
 mod hostile;
