@@ -192,11 +192,11 @@ impl<A: Copy + Eq + Hash> Courier<A> {
             why if why == Farewell::Violation as u32 => Failure::Violation,
             _ => Failure::Closed,
         };
-        let is_closing = self.sessions.get(index as usize).is_some_and(|session| session.closing);
-        let is_done = self.sessions.get(index as usize).is_some_and(|session| {
+        let session = self.sessions.get(index as usize);
+        let is_done = session.is_some_and(|session| {
             session.role == Role::Server && !session.is_outstanding() && why == Failure::Closed
         });
-        self.end(index, if is_closing || is_done { None } else { Some(why) });
+        self.end(index, (!is_done).then_some(why));
     }
 
     /// What every packet of an open session says.

@@ -261,8 +261,8 @@ impl<A: Copy + Eq + Hash> Courier<A> {
         self.pool.give(body);
     }
 
-    /// Ends the session begun with `peer` once all that was sent has arrived and been answered. Nothing
-    /// more is told about it.
+    /// Ends the session begun with `peer` once all that was sent has arrived and been answered. If that
+    /// goes well, nothing more is told about it.
     pub fn close(&mut self, peer: A) {
         if let Some(&index) = self.callers.get(&peer) {
             if let Some(session) = self.sessions.get_mut(index as usize) {

@@ -97,7 +97,8 @@ fn run(seed: u64) -> Tally {
                 take(station, &mut tally, event);
             }
         }
-        assert!(world.step(), "nothing will ever happen");
+        let is_over = stations.iter().all(|station| station.asked.is_empty());
+        assert!(world.step() || is_over, "nothing will ever happen");
     }
     assert!(tally.executed.is_disjoint(&tally.unsent), "it ran, and could not have");
     tally

@@ -188,6 +188,17 @@ fn closing_waits_for_what_is_under_way() {
 }
 
 #[test]
+fn a_call_is_told_of_even_if_its_session_is_being_closed() {
+    let mut world = world(12);
+    let id = ask(&mut world, 0, 1);
+    let Event::Request { .. } = world.wait(1) else { panic!() };
+    world.stations[0].close(1);
+    world.stations[1].abort(0);
+    let failed = world.wait(0);
+    assert_eq!(failed, Event::Failed { id, why: Failure::Closed, may_have_run: true });
+}
+
+#[test]
 fn aborting_tells_both_ends() {
     let mut world = world(10);
     let id = ask(&mut world, 0, 1);
