@@ -8,6 +8,7 @@
 //! | `cargo run --release -p underpass-benches --bin bulk` | how fast is one connection, on which device |
 //! | `cargo run --release -p underpass-benches --bin frames` | how many frames a device receives and sends, beside DPDK |
 //! | `cargo run --release -p underpass-benches --bin round_trip` | how long a message and its answer take, on which device |
+//! | `cargo run --release -p underpass-benches --bin courier` | how many small calls one core carries |
 //! | `cargo run --release -p underpass-benches --bin shards` | do two shards do twice the work of one |
 //! | `cargo run --release -p underpass-benches --bin idle_flows` | how much memory an idle connection takes |
 //!

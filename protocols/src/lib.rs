@@ -11,10 +11,12 @@
 //! `examples/src/bin/custom_protocol.rs` is one from head to foot. [`probe`] is a protocol to read next,
 //! and [`dissector`] tells Wireshark about yours.
 //!
-//! [`transport`] carries messages between stations over TCP connections, whoever's they are.
+//! [`courier`] carries messages and remote calls in packets of its own; [`transport`] carries messages
+//! between stations over TCP connections, whoever's they are.
 
 #![forbid(unsafe_code)]
 
+pub mod courier;
 pub mod dissector;
 pub mod header;
 mod incoming;
