@@ -145,6 +145,7 @@
 //! receiver's request; connectionless operation, which has a server keep state per call until
 //! acknowledged, where here the packet numbers of a session do it.
 
+mod attached;
 mod calls;
 mod config;
 mod congestion;
@@ -161,6 +162,7 @@ mod timers;
 mod transmit;
 pub mod wire;
 
+pub use attached::Attached;
 pub use config::{Config, Limits};
 pub use counters::{Counters, DropReason};
 pub use events::{Call, Event, Failure, Refused, RequestId, SendError, Unanswered};

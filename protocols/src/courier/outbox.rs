@@ -440,7 +440,7 @@ impl Outbox {
         }
     }
 
-    fn rearm(&mut self, now: Instant, config: &Config) {
+    pub(super) fn rearm(&mut self, now: Instant, config: &Config) {
         self.timeout = if self.unacked == 0 && !self.is_waiting() {
             Instant::MAX
         } else {

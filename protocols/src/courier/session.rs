@@ -170,6 +170,19 @@ impl<A: Copy> Session<A> {
         self.touch(now);
     }
 
+    /// What was queued last was dated `stale`, and is of `now`.
+    pub(super) fn redate(&mut self, stale: Instant, now: Instant, config: &Config) {
+        if self.busy_since != stale {
+            return;
+        }
+        self.busy_since = now;
+        self.touch(now);
+        self.outbox.rearm(now, config);
+        if let State::Dialing { again, .. } = &mut self.state {
+            *again = now + config.rto_initial;
+        }
+    }
+
     /// The number of a message that is about to be queued.
     pub(super) fn next_message(&mut self) -> u32 {
         let number = self.messages;

@@ -251,6 +251,23 @@ impl<A: Copy + Eq + Hash> Courier<A> {
         Some(event)
     }
 
+    /// Whether [`poll_event`](Self::poll_event) has something to tell.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Dates what was queued since the last call with a time at `now`: whoever queued it did not know the
+    /// time, and gave the last one known.
+    pub(super) fn redate(&mut self, now: Instant) {
+        let stale = self.clock;
+        for index in &self.ready {
+            if let Some(session) = self.sessions.get_mut(*index as usize) {
+                session.redate(stale, now, &self.config);
+            }
+        }
+        self.clock = now.max(stale);
+    }
+
     /// An empty buffer with room for `len` bytes, to be sent.
     pub fn buffer(&mut self, len: usize) -> Vec<u8> {
         self.pool.take(len.min(self.config.limits.message_bytes))
