@@ -31,7 +31,7 @@ pub struct Beacon {
     now: Option<Instant>,
     /// When the next call is expected.
     expected: Instant,
-    next_beacon: Instant,
+    next_turn: Instant,
     solicit: bool,
     answer_at: Option<Instant>,
     /// There is no answer before: the last one was just given.
@@ -102,7 +102,7 @@ impl Beacon {
             sequence: 0,
             now: None,
             expected: Instant::MAX,
-            next_beacon: Instant::ZERO,
+            next_turn: Instant::ZERO,
             solicit: true,
             answer_at: None,
             no_answer_before: Instant::ZERO,
@@ -163,7 +163,7 @@ impl Beacon {
     fn begin(&mut self, now: Instant) {
         if self.now.is_none() {
             // Stations that begin together do not go on together.
-            self.next_beacon = now + self.random_part(self.interval());
+            self.next_turn = now + self.random_part(self.interval());
         } else if now - self.expected > self.config.detector.pause {
             self.counters.pauses += 1;
             self.table.forgive(now);
@@ -220,7 +220,7 @@ impl Beacon {
             Presence::Left => None,
             Presence::Leaving => Some(GOODBYE),
             Presence::Here if self.solicit => Some(SOLICITATION),
-            Presence::Here if self.next_beacon <= now => Some(BEACON),
+            Presence::Here if self.next_turn <= now => Some(BEACON),
             Presence::Here => self.answer_at.filter(|at| *at <= now).map(|_| ANSWER),
         }
     }
@@ -260,7 +260,7 @@ impl Beacon {
         match kind {
             BEACON => {
                 let interval = self.interval();
-                self.next_beacon = now + interval.mul_f64(0.9) + self.random_part(interval / 5);
+                self.next_turn = now + interval.mul_f64(0.9) + self.random_part(interval / 5);
             }
             SOLICITATION => self.solicit = false,
             GOODBYE => {
@@ -314,8 +314,8 @@ impl Protocol for Beacon {
         if self.now.is_none() {
             return Some(Instant::ZERO);
         }
-        let next_beacon = (self.presence == Presence::Here).then_some(self.next_beacon);
+        let next_turn = (self.presence == Presence::Here).then_some(self.next_turn);
         let answer_at = self.answer_at.filter(|_| self.presence == Presence::Here);
-        [next_beacon, answer_at, self.table.due()].into_iter().flatten().min()
+        [next_turn, answer_at, self.table.due()].into_iter().flatten().min()
     }
 }

@@ -41,6 +41,9 @@
 //! was said before nor who has said goodbye. A station whose clock was set back between two runs is heard
 //! when its former run has become suspect.
 //!
+//! The checksum is over header and lists, and not over what Ethernet pads short frames with. The address of
+//! the station is that of the Ethernet header, which only Ethernet's own check sequence protects.
+//!
 //! # When a station is suspected
 //!
 //! From Hayashibara, Défago, Yared and Katayama, "The φ Accrual Failure Detector" (2004), are taken: the
