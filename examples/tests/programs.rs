@@ -7,11 +7,11 @@ mod lab;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-use lab::{Lab, text};
+use lab::{Lab, Process, text};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -20,7 +20,9 @@ const ECHO: &str = env!("CARGO_BIN_EXE_echo_server");
 const HTTP: &str = env!("CARGO_BIN_EXE_http_client");
 const TLS: &str = env!("CARGO_BIN_EXE_tls_client");
 const AXUM: &str = env!("CARGO_BIN_EXE_axum_server");
+const RPC: &str = env!("CARGO_BIN_EXE_rpc_echo");
 const CUSTOM: &str = env!("CARGO_BIN_EXE_custom_protocol");
+const CHAT: &str = env!("CARGO_BIN_EXE_l2_chat");
 
 fn labs() -> impl Iterator<Item = Lab> {
     [Lab::packet(), Lab::tap()].into_iter().chain(Lab::vlan())
@@ -156,6 +158,72 @@ fn custom_protocol() {
     }
     let output = station("memory:", "10.7.0.3/24", "bob", &["--ask"]).output().unwrap();
     assert!(text(CUSTOM, &output).ends_with(" is memory\n"));
+}
+
+/// Two people at the ends of a link, of whom one leaves, and the echo of the device in memory.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn l2_chat() {
+    let ends = [
+        (Lab::packet(), "packet:veth1"),
+        (Lab::tap(), "packet:tap0"),
+        #[cfg(feature = "xdp")]
+        (Lab::xdp(), "xdp:veth1"),
+    ];
+    for (lab, peer) in ends {
+        let mut ada = lab.serve_with(CHAT, &["--name", "ada"]);
+        let mut bob = Command::new(CHAT);
+        bob.args(["--device", peer, "--addr", "10.7.0.3/24", "--name", "bob"]);
+        bob.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut bob = Process(lab.at_peer(|| bob.spawn()).unwrap());
+        assert_eq!(bob.line(), "listening on EtherType 0x88b7");
+        assert_eq!((ada.line(), bob.line()), ("* bob is here".into(), "* ada is here".into()));
+        let talk = |from: &mut Process, to: &mut Process, name| {
+            (0..20).for_each(|n| from.say(&format!("line {n}")));
+            (0..20).for_each(|n| assert_eq!(to.line(), format!("{name}: line {n}")));
+        };
+        talk(&mut ada, &mut bob, "ada");
+        talk(&mut bob, &mut ada, "bob");
+        assert_eq!(bob.interrupt(), "");
+        assert_eq!(ada.line(), "* bob has left");
+        assert_eq!(ada.interrupt(), "");
+    }
+    let mut command = Command::new(CHAT);
+    command.args(["--device", "memory:", "--addr", "10.7.0.3/24", "--name", "ada"]);
+    let mut ada = Process(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    assert_eq!(ada.line(), "listening on EtherType 0x88b7");
+    assert_eq!(ada.line(), "* echo is here");
+    ada.say("hello");
+    assert_eq!(ada.line(), "echo: hello");
+    // The end of the input is the end, too.
+    drop(ada.0.stdin.take());
+    assert!(ada.0.wait().unwrap().success());
+}
+
+/// The same program at both ends of a link.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn rpc_echo() {
+    let ask = |spec: &str, from: &str, to: &str| {
+        let mut command = Command::new(RPC);
+        command.args(["--device", spec, "--addr", from, "--to", to, "--count", "100"]);
+        command.args(["--size", "5000"]);
+        command
+    };
+    let ends = [
+        (Lab::packet(), "packet:veth1"),
+        (Lab::tap(), "packet:tap0"),
+        #[cfg(feature = "xdp")]
+        (Lab::xdp(), "xdp:veth1"),
+    ];
+    for (lab, peer) in ends {
+        let _server = lab.serve_with(RPC, &[]);
+        let mut client = ask(peer, "10.7.0.3/24", "10.7.0.2");
+        let answer = text(RPC, &lab.at_peer(|| client.output()).unwrap());
+        assert!(answer.starts_with("100 answers of 5000 bytes: median "), "{answer}");
+    }
+    let output = ask("memory:", "169.254.0.1/16", "169.254.0.2").output().unwrap();
+    assert!(text(RPC, &output).starts_with("100 answers of 5000 bytes"));
 }
 
 /// The kernel's VLAN interface reaches the stack, and the link without a VLAN does not.

@@ -17,6 +17,7 @@ use std::fmt::{self, Write};
 
 use underpass_devices::{IpSelector, Selector};
 
+use crate::beacon::BeaconHeader;
 use crate::header::{Field, FieldKind, Header};
 use crate::probe::ProbeHeader;
 
@@ -45,7 +46,7 @@ impl Dissector {
 
 /// Those of the protocols in this crate.
 pub fn shipped() -> Vec<Dissector> {
-    vec![Dissector::of::<ProbeHeader>()]
+    vec![Dissector::of::<BeaconHeader>(), Dissector::of::<ProbeHeader>()]
 }
 
 /// A Lua script for Wireshark (its "Lua API Reference Manual"). A dissector names the fields of its

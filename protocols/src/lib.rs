@@ -9,13 +9,14 @@
 //! 4. Run it: `stack.attach(MyHeader::SELECTOR, MyProtocol::new())`, on any device, beside TCP.
 //!
 //! `examples/src/bin/custom_protocol.rs` is one from head to foot. [`probe`] is a protocol to read next,
-//! and [`dissector`] tells Wireshark about yours.
+//! [`beacon`] one with more in it, and [`dissector`] tells Wireshark about yours.
 //!
 //! [`courier`] carries messages and remote calls in packets of its own; [`transport`] carries messages
 //! between stations over TCP connections, whoever's they are.
 
 #![forbid(unsafe_code)]
 
+pub mod beacon;
 pub mod courier;
 pub mod dissector;
 pub mod header;

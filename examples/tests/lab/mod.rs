@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -105,10 +105,7 @@ impl Lab {
         let mut command = self.example(program);
         command.args(arguments).stderr(Stdio::inherit());
         let mut server = Process(self.at_ours(|| command.spawn()).unwrap());
-        let mut line = String::new();
-        // Byte by byte: nothing after the line is taken.
-        let stdout = server.0.stdout.as_mut().unwrap();
-        BufReader::with_capacity(1, stdout).read_line(&mut line).unwrap();
+        let line = server.line();
         assert!(line.starts_with("listening on "), "{program}: {line}");
         server
     }
@@ -139,6 +136,20 @@ pub(crate) fn text(program: &str, output: &Output) -> String {
 pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        // Byte by byte: nothing after the line is taken.
+        let stdout = self.0.stdout.as_mut().unwrap();
+        BufReader::with_capacity(1, stdout).read_line(&mut line).unwrap();
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    /// Types a line.
+    pub(crate) fn say(&mut self, line: &str) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
     /// Ends it as Ctrl-C does, and returns what it had left to say.
     pub(crate) fn interrupt(mut self) -> String {
         let pid = self.0.id().to_string();

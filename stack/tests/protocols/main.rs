@@ -10,10 +10,12 @@ mod sharing;
 mod wire;
 
 mod attach;
+mod beacon;
 mod chatter;
 mod hostile;
 mod link;
 mod noise;
+mod segment;
 mod shards;
 
 use std::net::IpAddr;
