@@ -38,6 +38,8 @@ mod dhcp;
 mod dns;
 mod driver;
 mod fragment;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod groups;
 mod handover;
 mod icmp;
