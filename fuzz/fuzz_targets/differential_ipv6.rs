@@ -153,9 +153,7 @@ fuzz_target!(|bytes: &[u8]| {
         ("pnet", by_pnet(bytes)),
     ];
     compare(bytes, &all, &HEADERS);
-    let transports = [
-        ("underpass", transport_by_us(bytes)),
-        ("etherparse", transport_by_etherparse(bytes)),
-    ];
+    let transports =
+        [("underpass", transport_by_us(bytes)), ("etherparse", transport_by_etherparse(bytes))];
     compare(bytes, &transports, &TRANSPORTS);
 });

@@ -223,7 +223,15 @@ fn udp_by_pnet(bytes: &[u8]) -> Option<Udp> {
     Some(Udp { ports, data_len: udp.payload().len() })
 }
 
-const UDP: [Class<Udp>; 3] = [
+const UDP: [Class<Udp>; 4] = [
+    Class {
+        name: "bytes behind a datagram",
+        parser: "pnet",
+        explains: |bytes, expected, says| {
+            let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+            expected.is_some() && says.is_some() && len < bytes.len()
+        },
+    },
     Class {
         name: "port zero",
         parser: "etherparse",
@@ -308,9 +316,7 @@ const ICMPV6: [Class<Icmp>; 3] = [
     Class {
         name: "ICMPv6 messages of four bytes",
         parser: "etherparse",
-        explains: |bytes, expected, says| {
-            expected.is_some() && says.is_none() && bytes.len() < 8
-        },
+        explains: |bytes, expected, says| expected.is_some() && says.is_none() && bytes.len() < 8,
     },
     Class {
         name: "headers of ICMPv6 messages",

@@ -147,7 +147,8 @@ impl World {
             if turns.iter().any(|turn| turn.busy) {
                 continue;
             }
-            let next = turns.iter().filter_map(|turn| turn.next).chain(self.link.next_arrival()).min();
+            let next =
+                turns.iter().filter_map(|turn| turn.next).chain(self.link.next_arrival()).min();
             let soon = self.now + Duration::from_nanos(1);
             self.now = next.map_or(end, |next| next.max(soon).min(end));
         }
@@ -168,17 +169,7 @@ impl World {
         }
         let (closed, deaf, broken, dropped) = (false, false, false, false);
         let (written, read) = (0, 0);
-        self.ends.push(End {
-            stream,
-            right,
-            peer,
-            written,
-            read,
-            closed,
-            deaf,
-            broken,
-            dropped,
-        });
+        self.ends.push(End { stream, right, peer, written, read, closed, deaf, broken, dropped });
     }
 
     /// An end that the program still has.

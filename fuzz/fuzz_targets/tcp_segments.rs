@@ -72,8 +72,8 @@ fn byte(at: usize) -> u8 {
 
 /// The bytes of a stream that begins at sequence number `first`.
 fn bytes(first: u32, seq: u32, len: usize) -> Vec<u8> {
-    let at = seq.wrapping_sub(first) as usize;
-    (at..at + len).map(byte).collect()
+    let at = seq.wrapping_sub(first);
+    (0..len as u32).map(|n| byte(at.wrapping_add(n) as usize)).collect()
 }
 
 impl Number {

@@ -146,7 +146,10 @@ impl World {
 
     fn check(&self) {
         let counters = self.endpoint.counters();
-        assert_eq!((counters.received_messages, counters.sent_messages), (self.received, self.sent));
+        assert_eq!(
+            (counters.received_messages, counters.sent_messages),
+            (self.received, self.sent)
+        );
         // A peer has at most two connections with a queue: the one for output, and one it dialled.
         assert!(self.endpoint.queued() <= 2 * LIMITS.peers * (LIMITS.queue_bytes + 10));
         assert!(counters.untold <= counters.lost);

@@ -48,8 +48,7 @@ fuzz_target!(|input: Input| {
         };
         // Which chunk it is in, found by looking at each.
         let begins = |index: usize| start + index * chunk_len;
-        let chunk =
-            (0..count).find(|index| (begins(*index)..begins(index + 1)).contains(&address));
+        let chunk = (0..count).find(|index| (begins(*index)..begins(index + 1)).contains(&address));
         let held = chunk.filter(|index| with_kernel[*index]);
         match call {
             Call::Give(_) => {

@@ -275,7 +275,8 @@ impl Station {
         let mut known = Known { v6, station, port, seq: 100, ack: 0 };
         let ports = (port, TCP_PORT);
         self.sent.clear();
-        let syn = Segment { ports, seq: known.seq, flags: SYN, window: WINDOW, ..Segment::default() };
+        let syn =
+            Segment { ports, seq: known.seq, flags: SYN, window: WINDOW, ..Segment::default() };
         self.segment(&known, &syn);
         let heard = self.heard(&known);
         let answer = heard.iter().find(|segment| segment.has(SYN | ACK))?;
