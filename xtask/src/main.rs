@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Install the programs the tests use (Debian and Ubuntu)
     Setup,
+    /// Run the fuzz targets: needs a nightly toolchain
+    Fuzz(fuzz::Args),
     /// Everything that is checked before a change is merged: this is what CI runs
     Test(test::Args),
 }
@@ -29,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup => setup::setup(),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Test(args) => test::test(&args),
     };
     match result {
