@@ -21,7 +21,7 @@ fn number(text: &str) -> Option<u128> {
 fn reference(value: &str, len: u64) -> Option<(u128, u128)> {
     let (unit, spec) = value.split_once('=')?;
     let spec = spec.trim();
-    if unit.to_ascii_lowercase() != "bytes" {
+    if !unit.eq_ignore_ascii_case("bytes") {
         return None;
     }
     let len = u128::from(len);

@@ -49,10 +49,13 @@ const CALLS: usize = 80;
 const MAX_ENDS: usize = 12;
 
 /// One end of a connection.
+#[expect(clippy::struct_excessive_bools, reason = "each is what has happened to it")]
 struct End {
-    stream: TcpStream,
+    /// `None`: the program has dropped it.
+    stream: Option<TcpStream>,
+    addresses: (SocketAddr, SocketAddr),
     right: bool,
-    /// Where the other end is in `Streams`, once both are known.
+    /// Where the other end is in `ends`, once both are known.
     peer: Option<usize>,
     written: usize,
     read: usize,
@@ -60,9 +63,9 @@ struct End {
     closed: bool,
     /// It wants to read nothing more.
     deaf: bool,
-    /// It has been aborted, or a call has failed: its peer may lose bytes.
+    /// It has been aborted, or a call has failed, or it was dropped before everything was read: its
+    /// peer may lose bytes.
     broken: bool,
-    dropped: bool,
 }
 
 struct World {
@@ -156,26 +159,26 @@ impl World {
 
     fn add(&mut self, stream: TcpStream, right: bool) {
         stream.set_nonblocking(true);
-        let (ours, theirs) = (stream.local_addr(), stream.peer_addr());
+        let addresses = (stream.local_addr(), stream.peer_addr());
         let index = self.ends.len();
         // A port can be used again by another connection: the last one counts.
         let peer = self.ends.iter().rposition(|end| {
             end.right != right
                 && end.peer.is_none()
-                && (end.stream.local_addr(), end.stream.peer_addr()) == (theirs, ours)
+                && (end.addresses.1, end.addresses.0) == addresses
         });
         if let Some(peer) = peer {
             self.ends[peer].peer = Some(index);
         }
-        let (closed, deaf, broken, dropped) = (false, false, false, false);
-        let (written, read) = (0, 0);
-        self.ends.push(End { stream, right, peer, written, read, closed, deaf, broken, dropped });
+        let (closed, deaf, broken, written, read) = (false, false, false, 0, 0);
+        let stream = Some(stream);
+        self.ends.push(End { stream, addresses, right, peer, written, read, closed, deaf, broken });
     }
 
     /// An end that the program still has.
     fn end(&self, n: u8) -> Option<usize> {
         let index = usize::from(n).checked_rem(self.ends.len())?;
-        (!self.ends[index].dropped).then_some(index)
+        self.ends[index].stream.is_some().then_some(index)
     }
 
     fn accept(&mut self) {
@@ -193,8 +196,9 @@ impl World {
 
     fn write(&mut self, index: usize, len: usize) {
         let end = &mut self.ends[index];
+        let Some(mut stream) = end.stream.as_ref() else { return };
         let data: Vec<u8> = (end.written..end.written + len).map(|at| byte(index, at)).collect();
-        match (&mut &end.stream).write(&data) {
+        match stream.write(&data) {
             Ok(written) => {
                 assert!(!end.closed || len == 0, "written behind the end");
                 end.written += written;
@@ -210,8 +214,8 @@ impl World {
     fn read(&mut self, index: usize, len: usize) -> bool {
         let mut buffer = vec![0; len];
         let end = &mut self.ends[index];
-        let result = (&mut &end.stream).read(&mut buffer);
-        match result {
+        let Some(mut stream) = end.stream.as_ref() else { return false };
+        match stream.read(&mut buffer) {
             Ok(0) if len == 0 => true,
             Ok(0) => {
                 let (read, excused) = (end.read, end.deaf || end.broken);
@@ -248,7 +252,8 @@ impl World {
     fn shutdown(&mut self, index: usize, how: u8) {
         let how = [Shutdown::Read, Shutdown::Write, Shutdown::Both][usize::from(how % 3)];
         let end = &mut self.ends[index];
-        match end.stream.shutdown(how) {
+        let Some(stream) = &end.stream else { return };
+        match stream.shutdown(how) {
             Ok(()) => {
                 end.closed |= how != Shutdown::Read;
                 end.deaf |= how != Shutdown::Write;
@@ -262,11 +267,21 @@ impl World {
         }
     }
 
+    /// Drops the handle: a FIN follows what was written, or a reset if something was not read.
+    fn let_go(&mut self, index: usize) {
+        let peer = self.ends[index].peer.map(|peer| &self.ends[peer]);
+        let read = self.ends[index].read;
+        let all_read = peer.is_some_and(|peer| peer.closed && peer.written == read);
+        let end = &mut self.ends[index];
+        (end.stream, end.closed, end.deaf) = (None, true, true);
+        end.broken |= !all_read;
+    }
+
     fn option(&mut self, index: usize, which: u8) {
-        let stream = &self.ends[index].stream;
+        let Some(stream) = &self.ends[index].stream else { return };
         match which % 6 {
             0 => stream.set_nodelay(which & 8 != 0),
-            1 => stream.set_keep_alive(Some(KeepAlive::default()).filter(|_| which & 8 != 0)),
+            1 => stream.set_keep_alive((which & 8 != 0).then(KeepAlive::default)),
             2 => stream.set_ttl(which.max(1)),
             3 => stream.set_tos(which),
             4 => drop(stream.info()),
@@ -321,7 +336,8 @@ impl World {
             }
             Call::Peek { end } => {
                 if let Some(index) = self.end(end)
-                    && let Err(error) = self.ends[index].stream.peek(&mut [0; 100])
+                    && let Some(stream) = &self.ends[index].stream
+                    && let Err(error) = stream.peek(&mut [0; 100])
                 {
                     check_error(&error);
                 }
@@ -332,17 +348,16 @@ impl World {
                 }
             }
             Call::Abort { end } => {
-                if let Some(index) = self.end(end) {
-                    self.ends[index].stream.abort();
+                if let Some(index) = self.end(end)
+                    && let Some(stream) = &self.ends[index].stream
+                {
+                    stream.abort();
                     self.ends[index].broken = true;
                 }
             }
             Call::Drop { end } => {
-                // The handle itself goes with the world: here it is only not used any more, and its
-                // stream is ended as a program does that exits.
                 if let Some(index) = self.end(end) {
-                    self.shutdown(index, 2);
-                    self.ends[index].dropped = true;
+                    self.let_go(index);
                 }
             }
             Call::Option { end, which } => {
@@ -392,7 +407,8 @@ impl World {
         }
         for end in &self.ends {
             let Some(peer) = end.peer.map(|peer| &self.ends[peer]) else { continue };
-            if !(end.broken || end.deaf || peer.broken || peer.deaf) {
+            let heard = end.stream.is_some() && !end.deaf && !end.broken;
+            if heard && !peer.broken {
                 assert_eq!(end.read, peer.written, "bytes are missing");
             }
         }

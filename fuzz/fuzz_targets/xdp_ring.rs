@@ -50,14 +50,19 @@ fuzz_target!(|input: Input| {
         let begins = |index: usize| start + index * chunk_len;
         let chunk = (0..count).find(|index| (begins(*index)..begins(index + 1)).contains(&address));
         let held = chunk.filter(|index| with_kernel[*index]);
+        let mut set = |chunk: Option<usize>, to| {
+            if let Some(index) = chunk {
+                with_kernel[index] = to;
+            }
+        };
         match call {
             Call::Give(_) => {
                 ledger.give(address);
-                chunk.map(|index| with_kernel[index] = true);
+                set(chunk, true);
             }
             Call::Complete(_) => {
                 assert_eq!(ledger.take_back(address), held);
-                held.map(|index| with_kernel[index] = false);
+                set(held, false);
             }
             Call::Receive(_, len) => {
                 let received = ledger.receive(address, *len as usize);
@@ -68,7 +73,7 @@ fuzz_target!(|input: Input| {
                     None => XdpReceived::NotGiven,
                 };
                 assert_eq!(received, expected);
-                held.map(|index| with_kernel[index] = false);
+                set(held, false);
             }
         }
         assert_eq!(ledger.given(), with_kernel.iter().filter(|held| **held).count());

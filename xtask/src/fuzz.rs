@@ -37,6 +37,8 @@ const TOOLCHAIN: &str = "nightly";
 /// Longest input, and the longest time for one: some targets hold a shard for virtual minutes.
 const MAX_LEN: u32 = 4096;
 const TIMEOUT: u32 = 20;
+/// How reluctantly inputs grow: long sequences of calls are wanted soon.
+const LEN_CONTROL: u32 = 20;
 
 /// What it takes to fuzz, and whether it is there.
 enum Tools {
@@ -162,6 +164,7 @@ fn run_target(args: &Args, target: &str) -> Result<Outcome> {
         format!("-max_total_time={}", args.seconds),
         format!("-max_len={MAX_LEN}"),
         format!("-timeout={TIMEOUT}"),
+        format!("-len_control={LEN_CONTROL}"),
         "-print_final_stats=1".to_owned(),
     ]);
     let dictionary = folder.join("dictionaries").join(target).with_extension("dict");
