@@ -30,12 +30,14 @@ fn reference(value: &str, len: u64) -> Option<(u128, u128)> {
     if first.is_empty() {
         return Some((len - number(last)?.min(len), len));
     }
-    let first = number(first)?;
     if last.is_empty() {
-        return Some((first, len));
+        return Some((number(first)?, len));
     }
-    let last = number(last)?;
-    (first <= last).then(|| (first, (last + 1).min(len)))
+    // Numbers of any length.
+    let width = first.len().max(last.len());
+    let in_order = format!("{first:0>width$}") <= format!("{last:0>width$}");
+    let (first, last) = (number(first)?, number(last)?);
+    in_order.then(|| (first, (last + 1).min(len)))
 }
 
 fuzz_target!(|input: (u64, &str)| {
