@@ -20,6 +20,8 @@ mod any;
 pub mod doctor;
 #[cfg(any(feature = "lab", feature = "xdp"))]
 mod ethtool;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 #[cfg(feature = "lab")]
@@ -37,6 +39,13 @@ pub mod tap;
 mod vnet_hdr;
 #[cfg(feature = "xdp")]
 pub mod xdp;
+// These two need no AF_XDP, and so no libxdp to be fuzzed.
+#[cfg(any(feature = "xdp", feature = "fuzzing"))]
+#[path = "xdp/checksum.rs"]
+mod xdp_checksum;
+#[cfg(any(feature = "xdp", feature = "fuzzing"))]
+#[path = "xdp/ledger.rs"]
+mod xdp_ledger;
 
 pub use any::{AnyDevice, AnyRx, AnyTx};
 pub use open::OpenError;

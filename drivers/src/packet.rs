@@ -34,6 +34,8 @@ mod tx;
 use std::io;
 use std::sync::Arc;
 
+#[cfg(feature = "fuzzing")]
+use underpass_devices::RxMeta;
 use underpass_devices::{Buffers, Caps, Counters, Device, FlowHash, MacAddr, Wake};
 
 use self::fanout::Group;
@@ -170,6 +172,13 @@ impl PacketDevice {
         let tx = PacketTx::new(Arc::clone(&socket), caps.clone(), config.tx_slots);
         Ok(Self { caps, rx, tx })
     }
+}
+
+/// Reads a receive slot for [`fuzzing`](crate::fuzzing).
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_slot(slot: &mut [u8]) -> Option<(std::ops::Range<usize>, RxMeta)> {
+    let slot::Received { start, len, meta } = slot::read(slot).ok()?;
+    Some((start..start + len, meta))
 }
 
 /// Joins a group that other processes may be in, too.

@@ -28,9 +28,7 @@
 //!
 //! Sources: Documentation/networking/af_xdp.rst, bpf-helpers(7), libxdp's `xsk.h`.
 
-mod checksum;
 mod control;
-mod ledger;
 mod maps;
 mod opening;
 mod program;
@@ -53,6 +51,7 @@ use self::opening::Opening;
 use self::program::Program;
 use self::socket::Queue;
 use crate::open::OpenError;
+use crate::{xdp_checksum as checksum, xdp_ledger as ledger};
 
 pub use self::control::{ControlError, ProgramInfo, XdpControl};
 pub use self::rx::XdpRx;

@@ -38,6 +38,12 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(150);
 /// A second conflict within this time ends the use of an address (RFC 5227 §1.1).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The lease in a message of a server, for [`fuzzing`](crate::fuzzing).
+#[cfg(feature = "fuzzing")]
+pub(crate) fn lease_of(bytes: &[u8], asked_at: Instant) -> Option<Lease> {
+    Lease::new(&Reply::parse(bytes)?, asked_at)
+}
+
 /// What is to be done. Ask [`Client::poll`] until there is nothing left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {

@@ -40,6 +40,8 @@ mod dhcp;
 mod dns;
 mod driver;
 mod fragment;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod groups;
 mod handover;
 mod homes;

@@ -118,9 +118,18 @@ impl<'a> Packet<'a> {
     /// Follows the extension headers up to the transport header or a Fragment header with data that
     /// is not the whole datagram.
     fn skip_extensions(&mut self) -> Result<(), DropReason> {
-        for _ in 0..MAX_EXTENSIONS {
+        let mut followed = 0;
+        loop {
             let rest = self.payload();
             match self.protocol {
+                protocol::HOP_BY_HOP
+                | protocol::ROUTING
+                | protocol::DESTINATION_OPTIONS
+                | protocol::FRAGMENT
+                    if followed == MAX_EXTENSIONS =>
+                {
+                    return Err(DropReason::MalformedIp);
+                }
                 protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
                     let &[next, len, ..] = rest else {
                         return Err(DropReason::MalformedIp);
@@ -152,8 +161,8 @@ impl<'a> Packet<'a> {
                 }
                 _ => return Ok(()),
             }
+            followed += 1;
         }
-        Err(DropReason::MalformedIp)
     }
 }
 
@@ -257,21 +266,24 @@ impl<'a> TcpSegment<'a> {
         }
     }
 
-    /// The data of the first option of this kind.
+    /// The data of the last option of this kind, which is the one that the engine goes by.
     fn option(&self, wanted: u8) -> Option<&'a [u8]> {
         let mut options = self.packet.payload().get(20..self.header_len)?;
+        let mut found = None;
         loop {
-            match *options {
-                [1, ref rest @ ..] => options = rest,
+            options = match *options {
+                [1, ref rest @ ..] => rest,
                 [kind, len, ..] if kind != 0 && len >= 2 => {
-                    let (option, rest) = options.split_at_checked(usize::from(len))?;
+                    let Some((option, rest)) = options.split_at_checked(usize::from(len)) else {
+                        return found;
+                    };
                     if kind == wanted {
-                        return option.get(2..);
+                        found = option.get(2..);
                     }
-                    options = rest;
+                    rest
                 }
-                _ => return None,
-            }
+                _ => return found,
+            };
         }
     }
 }
@@ -350,6 +362,31 @@ mod tests {
             let bytes = tcp_packet(&options);
             let segment = TcpSegment::parse(Packet::parse(&bytes).unwrap()).unwrap();
             assert_eq!(segment.mss(), None, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn of_repeated_options_the_last_counts() {
+        let options = [2, 4, 5, 180, 3, 3, 7, 3, 3, 2, 2, 4, 0, 99];
+        let bytes = tcp_packet(&[&options[..], &[0, 0]].concat());
+        let segment = TcpSegment::parse(Packet::parse(&bytes).unwrap()).unwrap();
+        assert_eq!((segment.mss(), segment.window_scale()), (Some(99), Some(2)));
+    }
+
+    #[test]
+    fn eight_extension_headers_are_followed_and_no_more() {
+        for count in [7, 8, 9] {
+            let mut bytes = vec![0; 40 + count * 8 + 2];
+            bytes[0] = 0x60;
+            bytes[5] = bytes.len() as u8 - 40;
+            bytes[6] = protocol::DESTINATION_OPTIONS;
+            for header in 0..count {
+                let is_last = header + 1 == count;
+                bytes[40 + header * 8] =
+                    if is_last { protocol::UDP } else { protocol::DESTINATION_OPTIONS };
+            }
+            let payload_len = Packet::parse(&bytes).map(|packet| packet.payload().len());
+            assert_eq!(payload_len.ok(), (count <= 8).then_some(2), "{count}");
         }
     }
 

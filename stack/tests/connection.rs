@@ -222,3 +222,19 @@ fn a_zero_window_stops_the_sender_and_opens_again() {
         received == data.len()
     });
 }
+
+/// What has come before the end waits for its reader however long TIME-WAIT lasts.
+#[test]
+fn a_slow_reader_gets_everything_after_both_ends_have_closed() {
+    let mut world = world();
+    let (near, far, _listener) = world.connect(RIGHT).unwrap();
+    near.shutdown(Shutdown::Write).unwrap();
+    world.run_for(Duration::from_millis(100));
+    (&far).write_all(&[7; 2500]).unwrap();
+    drop(far);
+    world.run_for(Duration::from_secs(1));
+    for len in [1000, 1000, 500, 0] {
+        assert_eq!(read_now(&near).unwrap(), vec![7; len]);
+        world.run_for(Duration::from_secs(70));
+    }
+}

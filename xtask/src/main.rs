@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod dissector;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Install the programs the tests use (Debian and Ubuntu)
     Setup,
+    /// Run the fuzz targets: needs a nightly toolchain
+    Fuzz(fuzz::Args),
     /// Everything that is checked before a change is merged: this is what CI runs
     Test(test::Args),
     /// A Lua script that tells Wireshark and tshark about our protocols
@@ -32,6 +35,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup => setup::setup(),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Test(args) => test::test(&args),
         Command::Dissector(args) => dissector::dissector(&args),
     };

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 use clap::ValueEnum;
 
+use crate::fuzz;
 use crate::run::{cargo, is_root, root, run};
 use crate::setup::setup;
 
@@ -34,6 +35,8 @@ enum Step {
     Units,
     /// Models of concurrent code, run in every order that their threads can take
     Models,
+    /// Each fuzz target for some seconds; left out without a nightly toolchain
+    Fuzz,
     /// Tests on real kernel objects, in network namespaces: needs root
     Namespaces,
 }
@@ -61,7 +64,10 @@ fn run_step(step: Step) -> Result<()> {
     const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
     match step {
         Step::Setup => setup(),
-        Step::Fmt => run(cargo().args(["fmt", "--all", "--check"])),
+        Step::Fmt => {
+            run(cargo().args(["fmt", "--all", "--check"]))?;
+            run(cargo().args(["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]))
+        }
         Step::Clippy => run(cargo().arg("clippy").args(WORKSPACE).args([
             "--all-targets",
             "--",
@@ -79,6 +85,7 @@ fn run_step(step: Step) -> Result<()> {
             .args(["test", "--package", "underpass", "--test", "bell"])
             .env("RUSTFLAGS", "--cfg model")
             .env("CARGO_TARGET_DIR", root().join("target/model"))),
+        Step::Fuzz => fuzz::short(),
         Step::Namespaces if !is_root() => bail!(
             "it makes network namespaces and devices, which needs root: \
              sudo --preserve-env=PATH cargo xtask test --only namespaces"

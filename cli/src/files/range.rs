@@ -34,8 +34,10 @@ pub(super) fn parse(value: &str, len: u64) -> Wanted {
             Some(first) => first..len,
             None => return Wanted::Whole,
         },
-        (first, last) => match (number(first), number(last)) {
-            (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(len),
+        (first_text, last_text) => match (number(first_text), number(last_text)) {
+            (Some(first), Some(last)) if magnitude(first_text) <= magnitude(last_text) => {
+                first..last.saturating_add(1).min(len)
+            }
             _ => return Wanted::Whole,
         },
     };
@@ -46,6 +48,12 @@ pub(super) fn parse(value: &str, len: u64) -> Wanted {
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// Orders digits as the numbers that they are, however large.
+fn magnitude(digits: &str) -> (usize, &str) {
+    let digits = digits.trim_start_matches('0');
+    (digits.len(), digits)
 }
 
 #[cfg(test)]
@@ -84,6 +92,8 @@ mod tests {
             "bytes=-",
             "bytes=a-b",
             "bytes=5-2",
+            "bytes=184467440737095516160-18446744073709551616",
+            "bytes=010-9",
             "bytes=+1-2",
             "bytes=0-1,4-5",
             "lines=1-2",

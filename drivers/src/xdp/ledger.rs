@@ -12,6 +12,15 @@ pub(super) struct Ledger {
     given: usize,
 }
 
+/// Why a descriptor that came with a frame is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It names no chunk of ours that the kernel had.
+    NotGiven,
+    /// Its bytes go beyond its chunk, which is ours again.
+    TooLong,
+}
+
 impl Ledger {
     /// `count` chunks of `chunk_len` bytes from `start` on, all of them ours.
     pub(super) fn new(start: usize, chunk_len: usize, count: usize) -> Self {
@@ -48,6 +57,12 @@ impl Ledger {
         }
         self.given -= 1;
         Some(index)
+    }
+
+    /// The kernel says that it has put `len` bytes at `address`. The number of their chunk.
+    pub(super) fn receive(&mut self, address: usize, len: usize) -> Result<usize, Refused> {
+        let index = self.take_back(address).ok_or(Refused::NotGiven)?;
+        if self.fits(address, len) { Ok(index) } else { Err(Refused::TooLong) }
     }
 
     /// Whether `len` bytes from `address` on lie in one chunk.

@@ -5,6 +5,7 @@ use underpass_devices::{Buffers, Counters, Frame, Instant, RxChecksum, RxMeta, R
 use xsk_rs::{FillQueue, FrameDesc, RxQueue as Ring};
 
 use super::checksum;
+use super::ledger::Refused;
 use super::socket::{Chunks, Handle};
 
 /// The receive half of an [`XdpDevice`](super::XdpDevice): frames are lent where the kernel or the
@@ -121,14 +122,17 @@ impl XdpRx {
     /// Takes a descriptor that the kernel wrote, if it is one of a chunk of ours that it had.
     fn admit(&mut self, descriptor: FrameDesc) {
         let (address, len) = (descriptor.addr(), descriptor.lengths().data());
-        if self.chunks.ledger.take_back(address).is_none() {
-            self.errors += 1;
-        } else if !self.chunks.ledger.fits(address, len) {
-            self.errors += 1;
-            self.lent.push(descriptor);
-        } else {
-            self.ready.push_back(descriptor);
-            self.ready_frames += usize::from(!descriptor.has_more_frames());
+        match self.chunks.ledger.receive(address, len) {
+            Ok(_) => {
+                self.ready.push_back(descriptor);
+                self.ready_frames += usize::from(!descriptor.has_more_frames());
+            }
+            Err(refused) => {
+                self.errors += 1;
+                if refused == Refused::TooLong {
+                    self.lent.push(descriptor);
+                }
+            }
         }
     }
 

@@ -53,7 +53,7 @@ fn main() -> Result<()> {
     match args.to {
         Some(ip) => ask(&courier, Peer::Port((ip, args.port).into()), &args),
         None => {
-            println!("answering on UDP port {}", args.port);
+            println!("listening on UDP port {}", args.port);
             Ok(serve(&courier)?)
         }
     }

@@ -24,3 +24,8 @@ pub use message::{Record, RecordData, RecordType};
 pub use resolver::{Answer, DnsStats, Resolver};
 
 pub(crate) use resolver::State;
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use message::{Outcome, Query, Question, Reply};
+#[cfg(feature = "fuzzing")]
+pub(crate) use name::Name;

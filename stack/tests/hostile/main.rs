@@ -5,7 +5,7 @@ mod event;
 mod wire;
 mod world;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -79,6 +79,37 @@ fn a_tiny_maximum_segment_size_is_not_followed() {
         }
         world.honest = honest;
     }
+}
+
+/// A peer may send on behind its FIN; nobody reads it (RFC 9293 §3.10.7.4).
+#[test]
+fn nothing_is_read_behind_a_fin() {
+    let mut world = World::live();
+    for ends in world.honest.clone() {
+        let (v6, our_port, peer_port) = ends;
+        let known = world.sequences[&ends];
+        // The second segment begins behind the FIN, the third at its number.
+        for (flags, offset, data) in [(0x11, 0, b"last"), (0x10, 5, b"more"), (0x10, 4, b"more")] {
+            let tcp = [
+                &peer_port.to_be_bytes()[..],
+                &our_port.to_be_bytes(),
+                &known.rcv_nxt.wrapping_add(offset).to_be_bytes(),
+                &known.snd_nxt.to_be_bytes(),
+                &[5 << 4, flags, 99, 99, 0, 0, 0, 0],
+                data,
+            ];
+            let frame =
+                wire::ip_frame((OUR_MAC, PEER_MAC), (peer(v6), ours(v6)), TCP, &tcp.concat());
+            world.inject(&frame, TxMeta::default());
+        }
+    }
+    let mut buffer = [0; 20];
+    for stream in &world.streams {
+        assert_eq!((&mut &*stream).read(&mut buffer).unwrap(), 4);
+        assert_eq!(&buffer[..4], b"last");
+        assert_eq!((&mut &*stream).read(&mut buffer).unwrap(), 0);
+    }
+    world.finish();
 }
 
 fn config() -> ProptestConfig {

@@ -191,6 +191,11 @@ impl Engine for SmoltcpEngine {
         budget: usize,
         out: &mut impl Output,
     ) -> Emitted {
+        // There is nothing to send any more; but in ten seconds smoltcp would forget what has not been
+        // read. How long TIME-WAIT lasts is the flow table's matter.
+        if connection.state() == State::TimeWait {
+            return Emitted::Until(None);
+        }
         // smoltcp counts idle time towards this timeout, so it is on only while an answer is due.
         let waiting = connection.send_queue() > 0 || connection.state() == State::Closing;
         let user_timeout = connection.user_timeout;

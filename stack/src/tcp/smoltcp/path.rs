@@ -8,7 +8,7 @@ use smoltcp::wire::HardwareAddress;
 use underpass_devices::Instant;
 
 use super::connection::SmoltcpConnection;
-use super::meter::Meter;
+use super::meter::{Meter, is_before};
 use super::phy::{Headers, Nowhere, Phy, TxState};
 use super::{DEFAULT_MSS, MIN_MSS, TCP_HEADER_LEN, to_smol};
 use crate::output::Output;
@@ -92,7 +92,12 @@ impl Path {
         let plain;
         let mut bytes = segment.packet.bytes;
         if brings_fin_alone(connection, segment) {
-            plain = without_data(segment, self.ip_header_len);
+            let end = segment.seq.wrapping_add(segment.data_len as u32);
+            plain = without_data(segment, end, self.ip_header_len);
+            bytes = &plain;
+        } else if let Some(end) = connection.fin_end.filter(|end| brings_data_behind(*end, segment))
+        {
+            plain = without_data(segment, end, self.ip_header_len);
             bytes = &plain;
         } else if segment.packet.src.is_ipv6() && segment.packet.payload_at != self.ip_header_len {
             plain = without_extensions(segment, self.ip_header_len);
@@ -217,8 +222,15 @@ fn brings_fin_alone(connection: &SmoltcpConnection, segment: &TcpSegment<'_>) ->
         && data_end == connection.recv_window().0
 }
 
-/// The segment behind its data: bare headers.
-fn without_data(segment: &TcpSegment<'_>, ip_header_len: usize) -> Vec<u8> {
+/// Data where the peer's FIN was or behind it, which is to be ignored (RFC 9293 §3.10.7.4). smoltcp
+/// would hand it to the reader.
+fn brings_data_behind(fin_end: u32, segment: &TcpSegment<'_>) -> bool {
+    let data_end = segment.seq.wrapping_add(segment.data_len as u32);
+    segment.data_len > 0 && !is_before(data_end, fin_end)
+}
+
+/// The bare headers of a segment, as if it began at `seq`.
+fn without_data(segment: &TcpSegment<'_>, seq: u32, ip_header_len: usize) -> Vec<u8> {
     let mut bare = segment.packet.bytes[..ip_header_len].to_vec();
     bare.extend_from_slice(&segment.packet.payload()[..TCP_HEADER_LEN]);
     let (ip, tcp) = bare.split_at_mut(ip_header_len);
@@ -229,7 +241,7 @@ fn without_data(segment: &TcpSegment<'_>, ip_header_len: usize) -> Vec<u8> {
         ip[4..6].copy_from_slice(&(TCP_HEADER_LEN as u16).to_be_bytes());
         ip[6] = protocol::TCP;
     }
-    tcp[4..8].copy_from_slice(&segment.seq.wrapping_add(segment.data_len as u32).to_be_bytes());
+    tcp[4..8].copy_from_slice(&seq.to_be_bytes());
     tcp[12] = (TCP_HEADER_LEN as u8 / 4) << 4;
     bare
 }

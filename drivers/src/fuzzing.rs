@@ -1,0 +1,76 @@
+//! Doorways for the targets in `fuzz/` (feature `fuzzing`): thin functions over what reads the words
+//! of a kernel, and no part of this crate's interface.
+
+use std::ops::Range;
+
+use underpass_devices::{PartialChecksum, RxMeta, TxMeta};
+
+use crate::xdp_ledger::{Ledger, Refused};
+use crate::{packet, vnet_hdr, xdp_checksum};
+
+/// Where the frame of an AF_PACKET receive slot is, and what is known of it; a VLAN tag is put back
+/// into the slot. `None`: the slot goes back unread.
+pub fn packet_slot(slot: &mut [u8]) -> Option<(Range<usize>, RxMeta)> {
+    packet::read_slot(slot)
+}
+
+/// What a received `virtio_net_hdr` says of its frame. `None`: it contradicts itself or the frame.
+pub fn decode_vnet_header(header: [u8; vnet_hdr::LEN], frame_len: usize) -> Option<RxMeta> {
+    vnet_hdr::decode(header, frame_len).ok()
+}
+
+/// The `virtio_net_hdr` of a frame that is sent.
+pub fn encode_vnet_header(meta: &TxMeta) -> [u8; vnet_hdr::LEN] {
+    vnet_hdr::encode(meta)
+}
+
+/// The checksum that the sender of a frame received through AF_XDP has left to a NIC.
+pub fn xdp_partial_checksum(frame: &[u8]) -> Option<PartialChecksum> {
+    xdp_checksum::partial(frame)
+}
+
+/// Which chunks of an AF_XDP ring the kernel has.
+#[derive(Debug)]
+pub struct XdpLedger(Ledger);
+
+/// What becomes of a descriptor that the kernel has put into a receive ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpReceived {
+    /// It is lent; the number of its chunk.
+    Frame(usize),
+    /// Its chunk is ours again, and it is dropped: it leads beyond the chunk.
+    TooLong,
+    /// It is dropped: it names no chunk of ours that the kernel had.
+    NotGiven,
+}
+
+impl XdpLedger {
+    /// `count` chunks of `chunk_len` bytes from `start` on, all of them ours.
+    pub fn new(start: usize, chunk_len: usize, count: usize) -> Self {
+        Self(Ledger::new(start, chunk_len, count))
+    }
+
+    /// Chunks that the kernel has.
+    pub fn given(&self) -> usize {
+        self.0.given()
+    }
+
+    /// The chunk that holds `address` goes to the kernel.
+    pub fn give(&mut self, address: usize) {
+        self.0.give(address);
+    }
+
+    /// A descriptor of the completion ring. The number of its chunk, if the kernel had it.
+    pub fn take_back(&mut self, address: usize) -> Option<usize> {
+        self.0.take_back(address)
+    }
+
+    /// A descriptor of the receive ring.
+    pub fn receive(&mut self, address: usize, len: usize) -> XdpReceived {
+        match self.0.receive(address, len) {
+            Ok(index) => XdpReceived::Frame(index),
+            Err(Refused::TooLong) => XdpReceived::TooLong,
+            Err(Refused::NotGiven) => XdpReceived::NotGiven,
+        }
+    }
+}
