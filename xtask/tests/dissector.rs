@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use underpass::devices::{
     Device, Instant, MemoryConfig, MemoryDevice, Pcap, Selector, TxMeta, TxQueue,
 };
+use underpass::protocols::beacon::{Announcement, Beacon, BeaconConfig, BeaconHeader};
 use underpass::protocols::dissector::{Dissector, lua};
 use underpass::protocols::header;
 use underpass::protocols::header::Header;
@@ -16,7 +17,7 @@ use underpass::{Builder, Shard, Stack};
 use zerocopy::IntoBytes;
 use zerocopy::network_endian::{U32, U64};
 
-/// A request and a reply over each IP version, seen from one end.
+/// Requests and replies of probe over each IP version, and beacons, seen from one end.
 fn capture(path: &Path) {
     let (left, right) = MemoryDevice::pair(MemoryConfig::default());
     let file = File::create(path).unwrap();
@@ -30,6 +31,15 @@ fn capture(path: &Path) {
         let request = Request { payload: 7, hop_limit: 9, ..Request::to(to.parse().unwrap()) };
         near.with(|near| near.request(request)).unwrap();
     }
+    let _beacons = [(&left, 1_u8), (&right, 2)].map(|(stack, n)| {
+        let said = Announcement {
+            shards: 3,
+            addresses: vec![[10, 0, 0, n].into(), "fd00::1".parse().unwrap()],
+            services: vec![80],
+        };
+        let beacon = Beacon::new(BeaconConfig::new(n.into()), said).unwrap();
+        stack.attach(BeaconHeader::SELECTOR, beacon).unwrap()
+    });
     for millis in 0..20 {
         turn(&mut left_shard, millis);
         turn(&mut right_shard, millis);
@@ -94,6 +104,20 @@ fn tshark_names_every_field() {
         seen[kind.parse::<usize>().unwrap()] += 1;
     }
     assert_eq!(seen, [0, 2, 2], "requests and replies:\n{lines}");
+
+    let fields =
+        BeaconHeader::FIELDS.iter().map(|field| format!("underpass.beacon.{}", field.name));
+    let fields: Vec<_> = fields.chain(["data.len".to_owned()]).collect();
+    let lines = tshark(&script, &captured, "underpass.beacon.kind == 2", &fields);
+    let mut lines = lines.lines().collect::<Vec<_>>();
+    lines.sort_unstable_by_key(|line| line.split(',').nth(3));
+    assert_eq!(lines.len(), 2, "a solicitation of each: {lines:?}");
+    for (line, incarnation) in lines.into_iter().zip(["1", "2"]) {
+        let values: Vec<&str> = line.split(',').collect();
+        assert!(values[2].starts_with("0x"), "{line}");
+        assert_eq!(values[..2], ["1", "2"], "{line}");
+        assert_eq!(values[3..], [incarnation, "0", "1000", "3", "1", "1", "1", "000000", "22"]);
+    }
 }
 
 header! {

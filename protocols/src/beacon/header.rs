@@ -16,9 +16,10 @@ pub(super) const ANSWER: u8 = 3;
 /// The last one.
 pub(super) const GOODBYE: u8 = 4;
 
+// Wireshark has a "beacon" already.
 crate::header! {
     /// Beacon: who is on this segment
-    pub struct BeaconHeader("beacon", Selector::EtherType(ETHER_TYPE)) {
+    pub struct BeaconHeader("underpass.beacon", Selector::EtherType(ETHER_TYPE)) {
         /// Of this format: 1
         pub version: u8,
         /// 1: beacon, 2: solicitation, 3: answer, 4: goodbye

@@ -61,7 +61,7 @@
 //! pause, as its machine slept, has heard nobody for its own fault, and begins to wait anew.
 //!
 //! With the defaults a station that falls silent is suspect after some 5 s and down after 10 s; on a link
-//! that loses 5 % of the frames, it takes 2 s more.
+//! that loses 5 % of the frames, it takes a second more.
 //!
 //! # Limits
 //!

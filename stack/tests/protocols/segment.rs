@@ -48,11 +48,15 @@ impl Segment {
         self.links[station].set_loss(1.0);
     }
 
-    /// Goes on for `time`, and calls `look` whenever something may have happened.
+    /// Goes on for `time`, and calls `look` with the time of whatever may have happened.
     pub(crate) fn run(&mut self, time: Duration, mut look: impl FnMut(Instant)) {
         let end = self.now + time;
-        while self.step(end) {
-            look(self.now);
+        loop {
+            let (at, goes_on) = (self.now, self.step(end));
+            look(at);
+            if !goes_on {
+                return;
+            }
         }
     }
 

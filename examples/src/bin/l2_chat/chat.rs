@@ -170,32 +170,19 @@ impl Chat {
         Ok(())
     }
 
-    fn header(&self, kind: u8, run: u32, number: u32) -> ChatHeader {
-        ChatHeader {
-            owner: OWNER,
-            protocol: PROTOCOL.into(),
-            kind,
-            checksum: Checksum::default(),
-            run: run.into(),
-            number: number.into(),
-            name: 0.into(),
-            text: 0.into(),
-        }
-    }
-
     fn send_line(&self, text: &str, to: Peer, out: &mut Outbox<'_>) -> Result<(), SendError> {
         let (name, text) = (self.name.as_bytes(), text.as_bytes());
-        let header = ChatHeader {
+        let line = ChatHeader {
             name: (name.len() as u16).into(),
             text: (text.len() as u16).into(),
-            ..self.header(LINE, self.run, self.number)
+            ..header_of(LINE, self.run, self.number)
         };
         out.send(to, ChatHeader::LEN + name.len() + text.len(), |frame| {
             let (into_name, into_text) = frame[ChatHeader::LEN..].split_at_mut(name.len());
             into_name.copy_from_slice(name);
             into_text.copy_from_slice(text);
             // There is room for the header.
-            let _ = header.emit(frame);
+            let _ = line.emit(frame);
         })
     }
 
@@ -243,7 +230,7 @@ impl Protocol for Chat {
                     rest.split_at_checked(header.name.get().into()).ok_or(Refused)?;
                 let text = rest.get(..header.text.get().into()).ok_or(Refused)?;
                 self.on_line(from, run, number, name, text)?;
-                let heard = self.header(ACKNOWLEDGEMENT, run, number);
+                let heard = header_of(ACKNOWLEDGEMENT, run, number);
                 // A lost one is asked for by sending the line again.
                 let _ = out.send(frame.from, ChatHeader::LEN, |frame| heard.emit(frame));
             }
@@ -296,6 +283,19 @@ impl fmt::Display for News {
             Self::Left(who) => write!(f, "* {who} has left"),
             Self::Unheard(who) => write!(f, "* {who} has not heard that"),
         }
+    }
+}
+
+fn header_of(kind: u8, run: u32, number: u32) -> ChatHeader {
+    ChatHeader {
+        owner: OWNER,
+        protocol: PROTOCOL.into(),
+        kind,
+        checksum: Checksum::default(),
+        run: run.into(),
+        number: number.into(),
+        name: 0.into(),
+        text: 0.into(),
     }
 }
 
