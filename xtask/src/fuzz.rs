@@ -5,8 +5,9 @@ mod report;
 use std::fs;
 use std::path::{Path, PathBuf, absolute};
 use std::process::{Command, Stdio};
+use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use self::report::{Outcome, table};
 use crate::run::{root, run};
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// Processes per target
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: u32,
+    /// Targets that run at a time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    at_once: usize,
     /// What watches memory: `address` is slower, and for targets with unsafe code in reach
     #[arg(long, value_name = "NAME", default_value = "none")]
     sanitizer: String,
@@ -31,8 +35,9 @@ pub(crate) struct Args {
     corpus: Option<PathBuf>,
 }
 
-/// Seconds for each target in continuous integration.
+/// Seconds for each target in continuous integration, and how many run at a time there.
 const SHORT: u32 = 10;
+const SHORT_AT_ONCE: usize = 2;
 const TOOLCHAIN: &str = "nightly";
 /// Longest input, and the longest time for one: some targets hold a shard for virtual minutes.
 const MAX_LEN: u32 = 4096;
@@ -65,8 +70,15 @@ pub(crate) fn fuzz(args: &Args) -> Result<()> {
     let chosen = if args.target.is_empty() { &all } else { &args.target };
     build(args, chosen)?;
     let mut outcomes = Vec::new();
-    for target in chosen {
-        outcomes.push(run_target(args, target)?);
+    for some in chosen.chunks(args.at_once.max(1)) {
+        let results: Vec<_> = thread::scope(|scope| {
+            let runs: Vec<_> =
+                some.iter().map(|target| scope.spawn(|| run_target(args, target))).collect();
+            runs.into_iter().map(ScopedJoinHandle::join).collect()
+        });
+        for result in results {
+            outcomes.push(result.map_err(|_| anyhow!("a thread has panicked"))??);
+        }
     }
     print!("{}", table(&outcomes));
     let crashes: Vec<String> = outcomes.iter().filter_map(Outcome::crash).collect();
@@ -84,6 +96,7 @@ pub(crate) fn short() -> Result<()> {
                 seconds: SHORT,
                 target: Vec::new(),
                 jobs: 1,
+                at_once: SHORT_AT_ONCE,
                 sanitizer: "none".to_owned(),
                 corpus: None,
             });
