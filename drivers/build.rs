@@ -21,8 +21,8 @@ fn main() {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     command.arg(format!("-I/usr/include/{arch}-linux-gnu"));
     command.args(["-c", SOURCE, "-o"]).arg(out_dir.join("underpass.bpf.o"));
-    let remedy = "the feature `xdp` needs clang and the headers of libbpf; on Debian: \
-                  apt-get install clang libbpf-dev";
+    let remedy = "the feature `xdp` needs clang and the headers of libbpf; `cargo xtask setup` \
+                  installs everything that it needs on Debian";
     match command.status() {
         Ok(status) if status.success() => {}
         Ok(status) => fail(&format!("compiling {SOURCE} failed ({status}): {remedy}")),

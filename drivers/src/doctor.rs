@@ -79,7 +79,7 @@ pub fn check() -> Report {
         #[cfg(not(feature = "xdp"))]
         Backend {
             name: "xdp",
-            status: not_built("xdp", "clang libbpf-dev libelf-dev zlib1g-dev m4"),
+            status: not_built("xdp", "clang libbpf-dev libelf-dev zlib1g-dev m4 make pkg-config"),
         },
         #[cfg(feature = "tap")]
         Backend { name: "io_uring", status: frames::try_io_uring() },

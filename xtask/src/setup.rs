@@ -17,7 +17,7 @@ enum Sign {
 }
 
 /// What is needed, and the Debian package that brings it.
-const NEEDS: [(Sign, &str); 15] = [
+const NEEDS: [(Sign, &str); 16] = [
     (Program("curl"), "curl"),
     (Program("dnsmasq"), "dnsmasq-base"),
     (Program("dpdk-testpmd"), "dpdk-dev"),
@@ -31,6 +31,7 @@ const NEEDS: [(Sign, &str); 15] = [
     (Program("clang"), "clang"),
     (Program("m4"), "m4"),
     (Program("make"), "make"),
+    (Program("pkg-config"), "pkg-config"),
     (File("/usr/include/bpf/bpf_helpers.h"), "libbpf-dev"),
     (File("/usr/include/libelf.h"), "libelf-dev"),
     (File("/usr/include/zlib.h"), "zlib1g-dev"),
