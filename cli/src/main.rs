@@ -13,6 +13,7 @@ mod host;
 mod http_get;
 mod http_serve;
 mod interrupt;
+mod interval;
 mod nc;
 mod ping;
 mod rules;

@@ -15,6 +15,7 @@ use underpass::{EchoReply, Ping, Stack};
 use crate::attach::Attachment;
 use crate::host;
 use crate::interrupt::interrupted;
+use crate::interval::seconds;
 use crate::server::stop;
 
 /// How long the last request may wait for its reply.
@@ -201,12 +202,4 @@ impl<'a> Session<'a> {
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(interval) if interval >= Duration::from_millis(1) => Ok(interval),
-        _ => Err("at least 0.001 seconds".to_owned()),
-    }
 }

@@ -30,6 +30,8 @@ use crate::ethtool;
 use crate::netlink::{Netlink, NetlinkError};
 
 pub use self::flood::Flood;
+#[cfg(all(test, feature = "xdp"))]
+pub(crate) use self::flood::run_once;
 
 /// Why a lab could not be built.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,8 @@
 use std::io;
 
+#[cfg(any(feature = "packet", feature = "xdp"))]
+use crate::netlink::{Link, Netlink, NetlinkError};
+
 /// Why a device could not be opened: what, where, the cause, and what helps.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -59,6 +62,21 @@ pub enum OpenError {
         /// What the kernel answered.
         source: io::Error,
     },
+}
+
+/// The interface called `name`, which must be up, for the device of that spec.
+#[cfg(any(feature = "packet", feature = "xdp"))]
+pub(crate) fn find_link(device: String, name: &str) -> Result<Link, OpenError> {
+    match Netlink::open().and_then(|mut netlink| netlink.link(name)) {
+        Ok(link) if link.up => Ok(link),
+        Ok(_) => Err(OpenError::Down { device, interface: name.to_owned() }),
+        Err(NetlinkError::NoSuchLink(_)) => Err(OpenError::NoSuchInterface { device }),
+        Err(error) => Err(OpenError::Io {
+            device,
+            step: "looking up the interface",
+            source: io::Error::other(error),
+        }),
+    }
 }
 
 /// Repeats `attempt` for up to two seconds while it fails with EBUSY or EADDRINUSE: after a process

@@ -40,8 +40,7 @@ use underpass_devices::{Buffers, Caps, Counters, Device, FlowHash, MacAddr, Wake
 
 use self::fanout::Group;
 use self::socket::PacketSocket;
-use crate::netlink::{Link, Netlink, NetlinkError};
-use crate::open::{OpenError, retry_while_busy};
+use crate::open::{OpenError, find_link, retry_while_busy};
 use crate::vnet_hdr;
 
 pub use self::rx::PacketRx;
@@ -144,7 +143,7 @@ impl PacketDevice {
         mut join: impl FnMut(&PacketSocket) -> io::Result<Option<FlowHash>>,
     ) -> Result<Self, OpenError> {
         opening.check(config)?;
-        let link = opening.find_link()?;
+        let link = find_link(opening.device(), opening.name)?;
         let own = link.mac.filter(|mac| mac.is_unicast());
         let Some(mac) = config.mac.or(own) else {
             return Err(opening.unsuitable("the interface has no MAC address; give one with mac="));
@@ -233,20 +232,6 @@ impl Opening<'_> {
             return Err(self.unsuitable(&format!("{mac} is not the address of one station")));
         }
         Ok(())
-    }
-
-    fn find_link(&self) -> Result<Link, OpenError> {
-        let link = Netlink::open().and_then(|mut netlink| netlink.link(self.name));
-        match link {
-            Ok(link) if link.up => Ok(link),
-            Ok(_) => {
-                Err(OpenError::Down { device: self.device(), interface: self.name.to_owned() })
-            }
-            Err(NetlinkError::NoSuchLink(_)) => {
-                Err(OpenError::NoSuchInterface { device: self.device() })
-            }
-            Err(error) => Err(self.failed("looking up the interface", io::Error::other(error))),
-        }
     }
 
     fn no_socket(&self, source: io::Error) -> OpenError {

@@ -50,7 +50,7 @@ use underpass_devices::{Buffers, Caps, Counters, Device, MacAddr, Selection, Ser
 use self::opening::Opening;
 use self::program::Program;
 use self::socket::Queue;
-use crate::open::OpenError;
+use crate::open::{OpenError, find_link};
 use crate::{xdp_checksum as checksum, xdp_ledger as ledger};
 
 pub use self::control::{ControlError, ProgramInfo, XdpControl};
@@ -173,7 +173,7 @@ impl XdpDevice {
         queues: usize,
     ) -> Result<Vec<Self>, OpenError> {
         let opening = Opening { name };
-        let link = opening.find_link()?;
+        let link = find_link(opening.device(), name)?;
         let queues = opening.check(config, queues)?;
         let mac = opening.mac(&link, config)?;
         let shares_mac = config.share && link.mac == Some(mac);

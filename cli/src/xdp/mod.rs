@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use underpass::devices::{Action, IpSelector, Rate, Rule, RuleMatch, Selector, Service};
 use underpass_drivers::xdp::{ProgramInfo, XdpControl};
 
+use crate::interval::seconds;
+
 /// Arguments of `xdp`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -164,12 +166,4 @@ fn describe(action: Action) -> String {
         Action::Deny => "deny".to_owned(),
         Action::Limit(rate) => format!("allow {rate} per second"),
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
-    Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|time| !time.is_zero())
-        .ok_or_else(|| "it must be more than 0".to_owned())
 }

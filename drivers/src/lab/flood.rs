@@ -7,6 +7,8 @@
 //! Source: Documentation/bpf/bpf_prog_run.rst, "Running XDP programs in live frame mode" (Linux 5.18).
 
 use std::io;
+#[cfg(all(test, feature = "xdp"))]
+use std::os::fd::BorrowedFd;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::netlink::Netlink;
@@ -58,6 +60,21 @@ impl Flood {
         // what is written are null.
         unsafe { bpf(PROG_TEST_RUN, &mut run) }.map(drop)
     }
+}
+
+/// What an XDP program makes of one frame, without a network.
+#[cfg(all(test, feature = "xdp"))]
+pub(crate) fn run_once(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    let mut run = Run {
+        program: program.as_raw_fd().cast_unsigned(),
+        data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        ..Run::default()
+    };
+    // SAFETY: as in `Flood::send`; the only pointer is to `frame`.
+    unsafe { bpf(PROG_TEST_RUN, &mut run) }?;
+    Ok(run.result)
 }
 
 /// Loads the program `return XDP_TX`.

@@ -15,7 +15,7 @@ use xsk_rs::{FrameDesc, Socket, Umem};
 use super::socket::{Chunks, Handle, Queue};
 use super::{XdpConfig, XdpMode, rx, tx};
 use crate::ethtool;
-use crate::netlink::{Link, Netlink, NetlinkError};
+use crate::netlink::Link;
 use crate::open::{OpenError, retry_while_busy};
 
 /// The interface being opened, for error messages.
@@ -73,19 +73,6 @@ impl Opening<'_> {
             )));
         }
         Ok(queues)
-    }
-
-    pub(super) fn find_link(&self) -> Result<Link, OpenError> {
-        match Netlink::open().and_then(|mut netlink| netlink.link(self.name)) {
-            Ok(link) if link.up => Ok(link),
-            Ok(_) => {
-                Err(OpenError::Down { device: self.device(), interface: self.name.to_owned() })
-            }
-            Err(NetlinkError::NoSuchLink(_)) => {
-                Err(OpenError::NoSuchInterface { device: self.device() })
-            }
-            Err(error) => Err(self.failed("looking up the interface", io::Error::other(error))),
-        }
     }
 
     pub(super) fn mac(&self, link: &Link, config: &XdpConfig) -> Result<MacAddr, OpenError> {

@@ -156,12 +156,12 @@ impl Program {
         XdpControl::of_program(self.id, &self.interface)
     }
 
-    /// What the program makes of a frame on queue 0, without a network (`BPF_PROG_TEST_RUN`).
-    #[cfg(test)]
-    pub(super) fn run(&self, frame: &[u8]) -> io::Result<u32> {
+    /// The program itself, for frames of one buffer.
+    #[cfg(all(test, feature = "lab"))]
+    pub(super) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         let program: &Xdp =
             self.object.program(NAMES[0]).and_then(|program| program.try_into().ok()).unwrap();
-        super::program_tests::run(program.fd().map_err(|error| map_error(&error))?, frame)
+        program.fd().unwrap().as_fd()
     }
 
     fn apply_settings(&mut self) -> io::Result<()> {

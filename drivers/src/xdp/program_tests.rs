@@ -1,11 +1,8 @@
 //! The XDP program against what `Selection` and `RuleTable` say, frame by frame.
 
 use std::cell::Cell;
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
 
-use aya::programs::ProgramFd;
 use proptest::prelude::*;
 use underpass_devices::{
     Action, Device, IpSelector, MacAddr, Medium, PacketKey, Rule, RuleMatch, RuleTable, Selection,
@@ -13,51 +10,11 @@ use underpass_devices::{
 };
 
 use super::{XdpConfig, XdpDevice};
-use crate::lab::{Namespace, veth};
+use crate::lab::{Namespace, run_once, veth};
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
 const REDIRECT: u32 = 4;
-
-/// The part of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
-#[derive(Default)]
-#[repr(C)]
-struct TestRun {
-    program: u32,
-    verdict: u32,
-    len_in: u32,
-    len_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    context_len_in: u32,
-    context_len_out: u32,
-    context_in: u64,
-    context_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch: u32,
-    padding: u32,
-}
-
-const BPF_PROG_TEST_RUN: i64 = 10;
-
-pub(super) fn run(program: &ProgramFd, frame: &[u8]) -> io::Result<u32> {
-    let mut attribute = TestRun {
-        program: program.as_fd().as_raw_fd() as u32,
-        len_in: frame.len() as u32,
-        data_in: frame.as_ptr().addr() as u64,
-        repeat: 1,
-        ..TestRun::default()
-    };
-    // SAFETY: the pointer and size are those of one live value, which holds no pointer but `data_in`,
-    // to `len_in` live bytes that the kernel only reads.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attribute, size_of::<TestRun>())
-    };
-    if result == 0 { Ok(attribute.verdict) } else { Err(io::Error::last_os_error()) }
-}
 
 /// A device with its program, in namespaces of their own.
 struct Bench {
@@ -74,7 +31,7 @@ impl Bench {
     }
 
     fn run(&self, frame: &[u8]) -> u32 {
-        self.device.program.lock().unwrap().run(frame).unwrap()
+        run_once(self.device.program.lock().unwrap().fd(), frame).unwrap()
     }
 
     fn set_rules(&self, rules: &[Rule]) -> RuleTable {
