@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use underpass_drivers::kernel::{EpollTransport, UringTransport};
-use underpass_protocols::transport::suite::{self, Acceptor, Dialer, Rig, Stream};
+use underpass_protocols::transport::suite::{self, Acceptor, Dialer, Rig, Stream, TcpRig};
 use underpass_protocols::transport::{Limits, Transport};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +43,9 @@ impl<S: Kernel, P: Kernel> Rig for Loopback<S, P> {
     fn peer(&mut self, at: Option<SocketAddr>, limits: Limits) -> io::Result<P> {
         P::bind(at.unwrap_or(any()), limits)
     }
+}
 
+impl<S: Kernel, P: Kernel> TcpRig for Loopback<S, P> {
     fn dialer(&self) -> Dialer {
         Box::new(|to| patient(TcpStream::connect(to)?))
     }
@@ -72,14 +74,14 @@ fn has_uring() -> bool {
 
 #[test]
 fn the_suite_passes_over_epoll() {
-    suite::run(1, || Loopback::<EpollTransport, EpollTransport>(PhantomData));
+    suite::run_over_tcp(1, || Loopback::<EpollTransport, EpollTransport>(PhantomData));
 }
 
 #[test]
 fn the_suite_passes_over_io_uring() {
     if has_uring() {
-        suite::run(2, || Loopback::<UringTransport, EpollTransport>(PhantomData));
-        suite::run(3, || Loopback::<EpollTransport, UringTransport>(PhantomData));
+        suite::run_over_tcp(2, || Loopback::<UringTransport, EpollTransport>(PhantomData));
+        suite::run_over_tcp(3, || Loopback::<EpollTransport, UringTransport>(PhantomData));
     }
 }
 

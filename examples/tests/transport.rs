@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lab::{Lab, OURS};
 use underpass::Stack;
-use underpass::transport::suite::{self, Acceptor, Dialer, Rig, Stream};
+use underpass::transport::suite::{self, Acceptor, Dialer, Rig, Stream, TcpRig};
 use underpass::transport::{Limits, StackTransport, Transport};
 use underpass_drivers::AnyDevice;
 use underpass_drivers::kernel::{EpollTransport, UringTransport};
@@ -33,7 +33,9 @@ impl Rig for Kernel {
     fn peer(&mut self, at: Option<SocketAddr>, limits: Limits) -> io::Result<EpollTransport> {
         EpollTransport::bind(at.unwrap_or(any()), limits)
     }
+}
 
+impl TcpRig for Kernel {
     fn dialer(&self) -> Dialer {
         Box::new(|to| patient(TcpStream::connect(to)?))
     }
@@ -83,7 +85,7 @@ fn exchange<P: Transport + Send>(
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_suite_passes_against_the_kernel() {
     let lab = Lab::packet();
-    lab.at_peer(|| suite::run(5, || Kernel(stack(&lab))));
+    lab.at_peer(|| suite::run_over_tcp(5, || Kernel(stack(&lab))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant as Clock};
 
 use underpass::devices::{Instant, MemoryConfig, MemoryDevice};
-use underpass::transport::suite::{self, Acceptor, Dialer, Rig, Stream};
+use underpass::transport::suite::{self, Acceptor, Dialer, Rig, Stream, TcpRig};
 use underpass::transport::{Limits, ShardTransport, StackTransport};
 use underpass::{Shard, Stack, TcpListener, TcpStream};
 
@@ -75,7 +75,9 @@ impl Rig for Memory<Stack> {
     fn peer(&mut self, at: Option<SocketAddr>, limits: Limits) -> io::Result<StackTransport> {
         self.open_peer(at, limits)
     }
+}
 
+impl TcpRig for Memory<Stack> {
     fn dialer(&self) -> Dialer {
         self.plain_dialer()
     }
@@ -102,7 +104,9 @@ impl Rig for OnShard {
     fn peer(&mut self, at: Option<SocketAddr>, limits: Limits) -> io::Result<StackTransport> {
         self.open_peer(at, limits)
     }
+}
 
+impl TcpRig for OnShard {
     fn dialer(&self) -> Dialer {
         self.plain_dialer()
     }
@@ -114,12 +118,12 @@ impl Rig for OnShard {
 
 #[test]
 fn the_suite_passes_on_a_stack_with_a_thread() {
-    suite::run(1, || Memory::new(|device| builder().build(device).unwrap()));
+    suite::run_over_tcp(1, || Memory::new(|device| builder().build(device).unwrap()));
 }
 
 #[test]
 fn the_suite_passes_on_a_shard_of_its_own() {
-    suite::run(2, || -> OnShard {
+    suite::run_over_tcp(2, || -> OnShard {
         Memory::new(|device| Some(builder().build_shard(device).unwrap()))
     });
 }

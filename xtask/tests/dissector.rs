@@ -9,15 +9,16 @@ use underpass::devices::{
     Device, Instant, MemoryConfig, MemoryDevice, Pcap, Selector, TxMeta, TxQueue,
 };
 use underpass::protocols::beacon::{Announcement, Beacon, BeaconConfig, BeaconHeader};
+use underpass::protocols::courier::{self, Attached, Config, Event, Hello, MessageHeader};
 use underpass::protocols::dissector::{Dissector, lua};
-use underpass::protocols::header;
 use underpass::protocols::header::Header;
 use underpass::protocols::probe::{Probe, ProbeConfig, ProbeHeader, Request};
+use underpass::protocols::{Peer, header};
 use underpass::{Builder, Shard, Stack};
 use zerocopy::IntoBytes;
 use zerocopy::network_endian::{U32, U64};
 
-/// Requests and replies of probe over each IP version, and beacons, seen from one end.
+/// Requests and replies of probe over each IP version, beacons, and a call of courier, seen from one end.
 fn capture(path: &Path) {
     let (left, right) = MemoryDevice::pair(MemoryConfig::default());
     let file = File::create(path).unwrap();
@@ -40,11 +41,26 @@ fn capture(path: &Path) {
         let beacon = Beacon::new(BeaconConfig::new(n.into()), said).unwrap();
         stack.attach(BeaconHeader::SELECTOR, beacon).unwrap()
     });
+    let [caller, server] = [(&left, 1), (&right, 2)].map(|(stack, secret)| {
+        let courier = Attached::new(Config::default(), [secret; 16]);
+        stack.attach(courier::Header::SELECTOR, courier).unwrap()
+    });
+    let to = Peer::Port("10.0.0.2:7000".parse().unwrap());
+    caller.with(|caller| caller.send_request(to, vec![1; 2000])).unwrap();
+    caller.with(|caller| caller.send(to, b"by the way".to_vec())).unwrap();
+    let mut answered = false;
     for millis in 0..20 {
         turn(&mut left_shard, millis);
         turn(&mut right_shard, millis);
+        server.with(|server| {
+            if let Some(Event::Request { call, .. }) = server.poll_event() {
+                server.respond(call, vec![2; 64]).unwrap();
+            }
+        });
+        let event = caller.with(|caller| caller.poll_event());
+        answered |= matches!(event, Some(Event::Response { .. }));
     }
-    assert_eq!(near.counters().received, 2);
+    assert_eq!((near.counters().received, answered), (2, true));
 }
 
 fn builder(n: u8) -> Builder {
@@ -118,6 +134,45 @@ fn tshark_names_every_field() {
         assert_eq!(values[..2], ["1", "2"], "{line}");
         assert_eq!(values[3..], [incarnation, "0", "1000", "3", "1", "1", "1", "000000", "22"]);
     }
+
+    let packets = named::<courier::Header>(&script, &captured, "underpass.courier", &[]);
+    assert!(packets.len() >= 6, "{packets:?}");
+    for packet in &packets {
+        let kind: u8 = packet[1].parse().unwrap();
+        assert!((0x11..=0x19).contains(&kind) && packet.iter().all(|value| !value.is_empty()));
+    }
+    let data = ["data.len"];
+    let parts = named::<MessageHeader>(&script, &captured, "underpass.courier.part.offset", &data);
+    let part = |length: &str, offset: &str, data: &str| {
+        parts.iter().filter(|part| part[3..] == [length, offset, data]).count()
+    };
+    assert_eq!(part("2000", "0", "1392") + part("2000", "1392", "608"), 2, "{parts:?}");
+    assert_eq!((part("64", "0", "64"), part("10", "0", "10")), (1, 1), "{parts:?}");
+    assert_eq!(parts.len(), 4, "{parts:?}");
+    let hellos = named::<Hello>(&script, &captured, "underpass.courier.hello.calls", &[]);
+    assert_eq!(hellos.len(), 2, "hello and welcome: {hellos:?}");
+    for hello in hellos {
+        assert_ne!(hello[0], "0");
+        assert_eq!(hello[1..], ["262144", "1452", "256"]);
+    }
+}
+
+/// The different values of all fields of a header, and of others, where the filter has it.
+fn named<H: Header>(
+    script: &Path,
+    captured: &Path,
+    filter: &str,
+    more: &[&str],
+) -> Vec<Vec<String>> {
+    let fields = H::FIELDS.iter().map(|field| format!("{}.{}", H::NAME, field.name));
+    let fields: Vec<_> = fields.chain(more.iter().map(ToString::to_string)).collect();
+    let lines = tshark(script, captured, filter, &fields);
+    let mut lines: Vec<Vec<_>> =
+        lines.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect();
+    // Some were sent twice: the clock here leaps by milliseconds.
+    lines.sort_unstable();
+    lines.dedup();
+    lines
 }
 
 header! {

@@ -18,12 +18,14 @@ pub struct Attached {
     courier: Courier<Peer>,
     /// Something was queued since the stack told the time.
     undated: bool,
+    /// Bytes under way when a body was refused for want of room.
+    full_at: Option<usize>,
 }
 
 impl Attached {
     /// As [`Courier::new`].
     pub fn new(config: Config, secret: [u8; 16]) -> Self {
-        Self { courier: Courier::new(config, secret), undated: false }
+        Self { courier: Courier::new(config, secret), undated: false, full_at: None }
     }
 
     /// As [`Courier::send_request`], now.
@@ -41,7 +43,11 @@ impl Attached {
     /// Nothing was sent; the body comes back.
     pub fn send(&mut self, to: Peer, body: Vec<u8>) -> Result<(), Refused> {
         self.undated = true;
-        self.courier.send(self.courier.clock, to, body)
+        let sent = self.courier.send(self.courier.clock, to, body);
+        if matches!(&sent, Err(refused) if refused.why == super::SendError::Full) {
+            self.full_at = Some(self.courier.send_bytes());
+        }
+        sent
     }
 
     /// As [`Courier::respond`], now.
@@ -51,6 +57,27 @@ impl Attached {
     pub fn respond(&mut self, call: Call, body: Vec<u8>) -> Result<(), Unanswered> {
         self.undated = true;
         self.courier.respond(self.courier.clock, call, body)
+    }
+}
+
+/// When a message is worth another try.
+impl Attached {
+    /// A message was refused as [`Full`](super::SendError::Full), and less is under way since then. True
+    /// once for each such refusal; the application is woken for it.
+    pub fn take_room(&mut self) -> bool {
+        let has_room = self.has_room_again();
+        if has_room {
+            self.full_at = None;
+        }
+        has_room
+    }
+
+    fn has_room_again(&self) -> bool {
+        self.full_at.is_some_and(|bytes| self.courier.send_bytes() < bytes)
+    }
+
+    fn has_news(&self) -> bool {
+        self.courier.has_events() || self.has_room_again()
     }
 }
 
@@ -79,7 +106,7 @@ impl Protocol for Attached {
     ) -> Result<(), crate::Refused> {
         self.date(now);
         self.courier.on_packet(now, frame.from, frame.payload);
-        if self.courier.has_events() {
+        if self.has_news() {
             out.notify();
         }
         Ok(())
@@ -93,7 +120,7 @@ impl Protocol for Attached {
             // What has no way is lost, as it may be on the way.
             !matches!(sent, Err(SendError::Full))
         });
-        if self.courier.has_events() {
+        if self.has_news() {
             out.notify();
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::inbox::first_cells;
 use super::memory::CELL;
 use super::wire::DATA_HEADER_LEN;
+use crate::transport;
 
 /// Calls that every station serves at once at least, so that a caller may use as many slots before
 /// it has been told how many there are.
@@ -130,6 +131,26 @@ impl Default for Limits {
             send_bytes: 512 << 20,
             pool_bytes: 4 << 20,
             refusals: 64,
+        }
+    }
+}
+
+impl From<transport::Limits> for Limits {
+    /// Of a station for messages alone: per peer a session in each direction, and as much on the way from
+    /// it as is queued for it.
+    fn from(limits: transport::Limits) -> Self {
+        let message_bytes = limits.message_bytes as usize;
+        let sessions = limits.peers.saturating_mul(2);
+        let session_bytes = limits.queue_bytes.max(first_cells(message_bytes) as usize * CELL);
+        Self {
+            message_bytes,
+            sessions,
+            strangers: limits.strangers,
+            session_receive_bytes: session_bytes,
+            receive_bytes: sessions.saturating_mul(session_bytes),
+            session_send_bytes: limits.queue_bytes,
+            send_bytes: sessions.saturating_mul(limits.queue_bytes),
+            ..Self::default()
         }
     }
 }

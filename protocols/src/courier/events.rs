@@ -1,5 +1,7 @@
 //! What the application is told, and what it is refused.
 
+use std::io::{self, ErrorKind};
+
 /// Names a request at the one who sent it, for as long as its [`Courier`](super::Courier) lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(super) u64);
@@ -58,6 +60,8 @@ pub enum Event<A> {
         why: Failure,
         /// Messages that may not have arrived.
         messages: usize,
+        /// Their bytes.
+        bytes: usize,
     },
 }
 
@@ -86,6 +90,21 @@ pub enum Failure {
     /// [`Courier::abort`](super::Courier::abort) was called.
     #[error("aborted")]
     Aborted,
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        let kind = match failure {
+            Failure::Silent => ErrorKind::TimedOut,
+            Failure::Unknown => ErrorKind::ConnectionReset,
+            Failure::Closed => ErrorKind::BrokenPipe,
+            Failure::Busy => ErrorKind::ConnectionRefused,
+            Failure::TooLong => ErrorKind::InvalidInput,
+            Failure::Violation => ErrorKind::InvalidData,
+            Failure::Aborted => ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, failure)
+    }
 }
 
 /// Why a body was not taken.

@@ -18,7 +18,7 @@
 //!
 //! # On the wire
 //!
-//! All numbers are big-endian.
+//! All numbers are big-endian. Over UDP the usual port is 7000, where Wireshark looks for it.
 //!
 //! ```text
 //!  0                   1                   2                   3

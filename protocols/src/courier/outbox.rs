@@ -174,9 +174,10 @@ impl Outbox {
         self.bodies.iter().map(|(_, body)| body.bytes.len()).max().unwrap_or(0)
     }
 
-    /// Messages without response that are not known to have arrived.
-    pub(super) fn messages(&self) -> usize {
-        self.bodies.iter().filter(|(_, body)| body.kind == Kind::Message).count()
+    /// Messages without response that are not known to have arrived, and their bytes.
+    pub(super) fn messages(&self) -> (usize, usize) {
+        let messages = self.bodies.iter().filter(|(_, body)| body.kind == Kind::Message);
+        messages.fold((0, 0), |(count, bytes), (_, body)| (count + 1, bytes + body.bytes.len()))
     }
 
     /// The slots of requests of which no part was sent.

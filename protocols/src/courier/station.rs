@@ -479,8 +479,8 @@ impl<A: Copy + Eq + Hash> Courier<A> {
             self.events.push_back(Queued { session: session.local, cells: 0, event });
         }
         if session.role == Role::Caller {
-            let event =
-                Event::Ended { peer: session.peer, why, messages: session.outbox.messages() };
+            let (messages, bytes) = session.outbox.messages();
+            let event = Event::Ended { peer: session.peer, why, messages, bytes };
             self.untold_ends += 1;
             self.events.push_back(Queued { session: session.local, cells: 0, event });
         }

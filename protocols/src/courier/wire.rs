@@ -1,9 +1,11 @@
 //! What is on the wire: headers, their checks, and a packet on its way into a transmit slot.
 
-use zerocopy::big_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use underpass_devices::Selector;
+use zerocopy::network_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::DropReason;
+use crate::dissector::Dissector;
 
 /// Length of [`Header`] in bytes; no packet is shorter.
 pub const HEADER_LEN: usize = size_of::<Header>();
@@ -15,107 +17,80 @@ const TAIL_LEN: usize = size_of::<MessageHeader>();
 /// The version of the protocol is the upper half of the octet that tells the kind.
 const VERSION: u8 = 0x10;
 
-/// The first header of every packet.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
-#[repr(C)]
-pub struct Header {
-    /// CRC32C of everything after it: the rest of this header and `len` more bytes.
-    pub checksum: U32,
-    /// Version 1 in the upper half, a [`Kind`] in the lower.
-    pub kind: u8,
-    /// [`Header::ECHO`] and [`Header::NOW`].
-    pub flags: u8,
-    /// Bytes after this header that belong to the packet; more are padding.
-    pub len: U16,
-    /// The identifier that the receiver has given to the session. Of a hello zero, of a reset the
-    /// identifier that the sender does not know.
-    pub session: U64,
-    /// The number of the packet, if it is a part of a message; of a close, why.
-    pub seq: U32,
-    /// All packets before this one have been received.
-    pub ack: U32,
-    /// Bit `i`: packet `ack + 1 + i` has been received.
-    pub sack: U64,
-    /// Cells that the receiver of this packet may use since the session began.
-    pub credit: U32,
-    /// The sender's clock in nanoseconds.
-    pub stamp: U32,
-    /// The stamp of the last packet received, and the time that it has waited for this one.
-    pub echo: U32,
+/// Where stations listen unless they agree on something else.
+const PORT: u16 = 7000;
+
+crate::header! {
+    /// Courier: messages and remote calls
+    ///
+    /// The first header of every packet. It travels on any carrier; the selector is the usual one.
+    pub struct Header("underpass.courier", Selector::udp_port(None, PORT)) {
+        /// CRC32C of everything after it: the rest of this header and `len` more bytes
+        pub checksum: U32,
+        /// Version 1 in the upper half, what the packet is for in the lower
+        pub kind: u8,
+        /// 1: echo is to be looked at; 2: the sender waits for the acknowledgement
+        pub flags: u8,
+        /// Bytes after this header that belong to the packet; more are padding
+        pub len: U16,
+        /// The identifier that the receiver has given to the session; of a hello zero, of a reset the one
+        /// that the sender does not know
+        pub session: U64,
+        /// The number of the packet, if it is a part of a body; of a close, why
+        pub seq: U32,
+        /// All packets before this one have been received
+        pub ack: U32,
+        /// Bit i: packet ack + 1 + i has been received
+        pub sack: U64,
+        /// Cells that the receiver of this packet may use since the session began
+        pub credit: U32,
+        /// The sender's clock in nanoseconds
+        pub stamp: U32,
+        /// The stamp of the last packet received, and the time that it has waited for this one
+        pub echo: U32,
+    }
 }
 
 impl Header {
-    /// [`echo`](Self::echo) is to be looked at.
+    /// In [`flags`](Self::flags): [`echo`](Self::echo) is to be looked at.
     pub const ECHO: u8 = 1;
-    /// The sender cannot go on before this packet is acknowledged.
+    /// In [`flags`](Self::flags): the sender cannot go on before this packet is acknowledged.
     pub const NOW: u8 = 2;
 }
 
-/// Follows [`Header`] in a request, a response and a message: which part of what.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
-#[repr(C)]
-pub struct MessageHeader {
-    /// The slot of the call; of a message zero.
-    pub slot: U16,
-    /// Zero.
-    pub reserved: U16,
-    /// How many calls there have been in this slot, this one included; of a message, how many
-    /// messages have been before it.
-    pub number: U32,
-    /// Bytes of the whole body.
-    pub length: U32,
-    /// Where in the body the bytes after this header belong.
-    pub offset: U32,
+crate::header! {
+    /// Courier: a part of a body
+    ///
+    /// Follows [`Header`] in a request, a response and a message.
+    pub struct MessageHeader("underpass.courier.part", Header::SELECTOR) {
+        /// The slot of the call; of a message zero
+        pub slot: U16,
+        /// Zero
+        pub reserved: U16,
+        /// How many calls there have been in this slot, this one included; of a message, how many messages
+        /// have been before it
+        pub number: U32,
+        /// Bytes of the whole body
+        pub length: U32,
+        /// Where in the body the bytes after this header belong
+        pub offset: U32,
+    }
 }
 
-/// Follows [`Header`] in a hello and a welcome: what the sender offers.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-    Unaligned,
-)]
-#[repr(C)]
-pub struct Hello {
-    /// The sender's identifier of the session, which packets to it have to carry.
-    pub session: U64,
-    /// Longest body that it takes, in bytes.
-    pub message_bytes: U32,
-    /// Longest packet that it takes, in bytes.
-    pub packet_bytes: U16,
-    /// Calls that it serves at once.
-    pub calls: U16,
+crate::header! {
+    /// Courier: what a station offers
+    ///
+    /// Follows [`Header`] in a hello and a welcome.
+    pub struct Hello("underpass.courier.hello", Header::SELECTOR) {
+        /// The sender's identifier of the session, which packets to it have to carry
+        pub session: U64,
+        /// Longest body that it takes, in bytes
+        pub message_bytes: U32,
+        /// Longest packet that it takes, in bytes
+        pub packet_bytes: U16,
+        /// Calls that it serves at once
+        pub calls: U16,
+    }
 }
 
 /// What a packet is for.
@@ -160,6 +135,18 @@ impl Kind {
             _ => return None,
         })
     }
+}
+
+/// Of every packet, for Wireshark.
+pub(crate) fn dissector() -> Dissector {
+    let kinds =
+        |kinds: &[Kind]| kinds.iter().map(|kind| u64::from(VERSION | *kind as u8)).collect();
+    Dissector::of::<Header>()
+        .followed_by::<MessageHeader>(
+            "kind",
+            kinds(&[Kind::Request, Kind::Response, Kind::Message]),
+        )
+        .followed_by::<Hello>("kind", kinds(&[Kind::Hello, Kind::Welcome]))
 }
 
 /// What follows the first header.

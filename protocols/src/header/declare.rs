@@ -3,8 +3,8 @@
 ///
 /// The struct gets `#[repr(C)]` and the derives of `zerocopy`, which must be a dependency of the crate,
 /// with its feature `derive`; its fields are types of [`FieldType`](crate::header::FieldType), so there
-/// is no padding and no alignment. It is a [`Header`](crate::header::Header), and its
-/// [`Display`](std::fmt::Display) is one line with every field.
+/// is no padding and no alignment. It is a [`Header`](crate::header::Header), its
+/// [`Default`] is all zeroes, and its [`Display`](std::fmt::Display) is one line with every field.
 ///
 /// ```
 /// use underpass_devices::Selector;
@@ -63,6 +63,12 @@ macro_rules! header {
                     ::core::mem::offset_of!($name, $field),
                 ),
             )*];
+        }
+
+        impl ::core::default::Default for $name {
+            fn default() -> Self {
+                ::zerocopy::FromZeros::new_zeroed()
+            }
         }
 
         impl ::core::fmt::Display for $name {

@@ -1,11 +1,12 @@
 //! Messages between stations: `send(to, message)` here, `recv() -> (message, from)` there.
 //!
-//! A [`Transport`] keeps one TCP connection per peer, made when the first message is sent, and puts
-//! a length in front of each message. It is polled by one owner and needs no runtime. Its
-//! implementations share everything but the sockets: the framing ([`Decoder`]) and the state of
-//! peers and connections ([`Endpoint`]) are here and do no I/O.
+//! A [`Transport`] is polled by one owner and needs no runtime. Those over TCP keep one connection per
+//! peer, made when the first message is sent, and put a length in front of each message. They share
+//! everything but the sockets: the framing ([`Decoder`]) and the state of peers and connections
+//! ([`Endpoint`]) are here and do no I/O. One is over [`courier`](crate::courier), whose packets and
+//! sessions stand for what is said of TCP here.
 //!
-//! # On the wire
+//! # On the wire, with TCP
 //!
 //! ```text
 //!  0                   1                   2                   3
@@ -77,8 +78,8 @@ pub trait Transport {
     /// The next connection to a peer that has ended, after everything that it brought was received.
     fn lost(&mut self) -> Option<Lost>;
 
-    /// Bytes queued by `send` and not yet handed to TCP: zero before it is dropped means that
-    /// nothing is left behind.
+    /// Bytes queued by `send` and not yet handed to TCP, or without TCP not acknowledged: zero before it
+    /// is dropped means that nothing is left behind.
     fn queued(&self) -> usize;
 
     /// What has happened so far.
@@ -110,7 +111,8 @@ pub struct Lost {
     pub peer: SocketAddr,
     /// Why it ended.
     pub cause: LostCause,
-    /// Bytes queued for it that were not handed to TCP. What was may be lost as well.
+    /// Bytes queued for it that were not handed to TCP. What was may be lost as well. (Without TCP: bytes
+    /// that it has not acknowledged.)
     pub unsent: usize,
 }
 

@@ -222,7 +222,7 @@ fn the_smaller_offer_holds() {
     world.restart(1, small);
     world.stations[0].send(world.now, 1, vec![7; 1001]).unwrap();
     let ended = world.wait(0);
-    assert_eq!(ended, Event::Ended { peer: 1, why: Failure::TooLong, messages: 1 });
+    assert_eq!(ended, Event::Ended { peer: 1, why: Failure::TooLong, messages: 1, bytes: 1001 });
 }
 
 #[test]

@@ -38,7 +38,10 @@ fn a_server_that_was_restarted_is_noticed() {
     let id = ask(&mut world, 0, 1);
     let failed = world.wait(0);
     assert_eq!(failed, Event::Failed { id, why: Failure::Unknown, may_have_run: true });
-    assert_eq!(world.wait(0), Event::Ended { peer: 1, why: Failure::Unknown, messages: 0 });
+    assert_eq!(
+        world.wait(0),
+        Event::Ended { peer: 1, why: Failure::Unknown, messages: 0, bytes: 0 }
+    );
     ask(&mut world, 0, 1);
     answer(&mut world, 0, 1);
 }
@@ -124,7 +127,10 @@ fn silence_ends_a_session() {
     world.stations[0].send(world.now, 1, b"lost".to_vec()).unwrap();
     let failed = world.wait(0);
     assert_eq!(failed, Event::Failed { id, why: Failure::Silent, may_have_run: true });
-    assert_eq!(world.wait(0), Event::Ended { peer: 1, why: Failure::Silent, messages: 1 });
+    assert_eq!(
+        world.wait(0),
+        Event::Ended { peer: 1, why: Failure::Silent, messages: 1, bytes: 4 }
+    );
     let took = world.now.since(begun);
     assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(3), "{took:?}");
 }

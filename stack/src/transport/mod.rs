@@ -1,8 +1,8 @@
-//! Messages over the stack's TCP, on any device: see [`protocols::transport`] for what goes over the
-//! wire and what is promised.
+//! Messages between stations on any device: see [`protocols::transport`] for what is promised.
 //!
-//! [`StackTransport`] works on a stack with a thread of its own; [`ShardTransport`] owns the shard
-//! and turns it, so that stack and application share one thread.
+//! [`StackTransport`] is over TCP, on a stack with a thread of its own; [`ShardTransport`] owns the shard
+//! and turns it, so that stack and application share one thread. [`CourierTransport`] is over
+//! [`courier`](underpass_protocols::courier).
 //!
 //! ```
 //! use std::time::Duration;
@@ -33,6 +33,7 @@
 //! [`protocols::transport`]: underpass_protocols::transport
 
 mod calls;
+mod courier;
 mod sockets;
 
 use std::io;
@@ -46,6 +47,7 @@ use self::sockets::Sockets;
 use crate::driver::sleep;
 use crate::{Shard, Stack};
 
+pub use self::courier::CourierTransport;
 pub use underpass_protocols::transport::*;
 
 /// A [`Transport`] over the sockets of a [`Stack`].

@@ -4,13 +4,13 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{LIMITS, LONGEST, PATIENCE, Rig, Stream, hello, lost_while, step, until};
+use super::{LIMITS, LONGEST, PATIENCE, Stream, TcpRig, hello, lost_while, step, until};
 use crate::transport::{LostCause, TooLong, Transport};
 
 /// A port where the peer that plain connections speak for could listen.
 const PORT: u16 = 4242;
 
-pub(super) fn nobody_listens<R: Rig>(rig: &mut R, _: u64) {
+pub(super) fn nobody_listens<R: TcpRig>(rig: &mut R, _: u64) {
     let mut subject = rig.subject(LIMITS).unwrap();
     let gone = rig.peer(None, LIMITS).unwrap().local_addr();
     for _ in 0..3 {
@@ -25,7 +25,7 @@ pub(super) fn nobody_listens<R: Rig>(rig: &mut R, _: u64) {
     still_works(rig, &mut subject);
 }
 
-pub(super) fn reconnect<R: Rig>(rig: &mut R, _: u64) {
+pub(super) fn reconnect<R: TcpRig>(rig: &mut R, _: u64) {
     let mut subject = rig.subject(LIMITS).unwrap();
     let mut peer = rig.peer(None, LIMITS).unwrap();
     let there = peer.local_addr();
@@ -42,7 +42,7 @@ pub(super) fn reconnect<R: Rig>(rig: &mut R, _: u64) {
     assert_eq!(subject.counters().lost, 3);
 }
 
-pub(super) fn first_messages<R: Rig>(rig: &mut R, _: u64) {
+pub(super) fn first_messages<R: TcpRig>(rig: &mut R, _: u64) {
     let mut subject = rig.subject(LIMITS).unwrap();
     let to = subject.local_addr();
     let dial = rig.dialer();
@@ -64,7 +64,7 @@ pub(super) fn first_messages<R: Rig>(rig: &mut R, _: u64) {
     assert!(subject.counters().refused >= 5 + 20 - LIMITS.strangers as u64);
 }
 
-pub(super) fn lengths<R: Rig>(rig: &mut R, _: u64) {
+pub(super) fn lengths<R: TcpRig>(rig: &mut R, _: u64) {
     let mut subject = rig.subject(LIMITS).unwrap();
     let to = subject.local_addr();
     let dial = rig.dialer();
@@ -84,7 +84,7 @@ pub(super) fn lengths<R: Rig>(rig: &mut R, _: u64) {
     still_works(rig, &mut subject);
 }
 
-pub(super) fn lengths_of_the_dialled<R: Rig>(rig: &mut R, _: u64) {
+pub(super) fn lengths_of_the_dialled<R: TcpRig>(rig: &mut R, _: u64) {
     let mut subject = rig.subject(LIMITS).unwrap();
     let (there, accept) = rig.listen().unwrap();
     subject.send(there, b"hello?").unwrap();
@@ -100,7 +100,7 @@ pub(super) fn lengths_of_the_dialled<R: Rig>(rig: &mut R, _: u64) {
     still_works(rig, &mut subject);
 }
 
-pub(super) fn death_in_a_message<R: Rig>(rig: &mut R, _: u64) {
+pub(super) fn death_in_a_message<R: TcpRig>(rig: &mut R, _: u64) {
     let mut subject = rig.subject(LIMITS).unwrap();
     let to = subject.local_addr();
     let dial = rig.dialer();
@@ -145,7 +145,7 @@ fn watch<T: Transport, R: Send>(subject: &mut T, other: impl FnOnce() -> R + Sen
 }
 
 /// An honest peer finds nothing changed.
-fn still_works<R: Rig>(rig: &mut R, subject: &mut R::Subject) {
+fn still_works<R: TcpRig>(rig: &mut R, subject: &mut R::Subject) {
     let mut peer = rig.peer(None, LIMITS).unwrap();
     let to: SocketAddr = subject.local_addr();
     peer.send(to, b"still there?").unwrap();

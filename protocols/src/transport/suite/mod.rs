@@ -1,8 +1,8 @@
 //! What every [`Transport`] must do, as tests for whoever implements one (feature `suite`).
 //!
-//! [`run`] takes the transport under test through every case, against peers of any implementation
-//! and against plain TCP connections that break the protocol. [`exchange`] verifies any number of
-//! messages between two transports. Both panic with what went wrong; [`run`] prints its seed first.
+//! [`run`] takes the transport under test through the cases with honest peers, [`run_over_tcp`] also
+//! through those with plain TCP connections that break the protocol. [`exchange`] verifies any number of
+//! messages between two transports. All panic with what went wrong; the first two print their seed first.
 
 mod exchange;
 mod hostile;
@@ -38,7 +38,10 @@ pub trait Rig {
 
     /// Opens a peer at a free address, or again at the one of a peer that is gone.
     fn peer(&mut self, at: Option<SocketAddr>, limits: Limits) -> io::Result<Self::Peer>;
+}
 
+/// The same, for transports over TCP.
+pub trait TcpRig: Rig {
     /// Makes plain TCP connections from where the peers are. It may be called on another thread.
     fn dialer(&self) -> Dialer;
 
@@ -58,20 +61,21 @@ pub type Acceptor = Box<dyn FnOnce() -> io::Result<Box<dyn Stream>> + Send>;
 /// A case: a rig and a seed.
 type Case<R> = fn(&mut R, u64);
 
+/// Runs the cases with honest peers, each on a rig of its own.
+///
+/// # Panics
+/// A case fails.
+pub fn run<R: Rig>(seed: u64, rig: impl FnMut() -> R) {
+    run_cases(seed, rig, &honest());
+}
+
 /// Runs every case, each on a rig of its own.
 ///
 /// # Panics
 /// A case fails.
-pub fn run<R: Rig>(seed: u64, mut rig: impl FnMut() -> R) {
-    println!("seed {seed}");
-    let cases: [(&str, Case<R>); 13] = [
-        ("echo", traffic::echo),
-        ("both dial at once", traffic::both_dial_at_once),
-        ("many peers", traffic::many_peers),
-        ("full", traffic::full),
-        ("progress waits and wakes", traffic::waits_and_wakes),
-        ("nothing is left behind", traffic::nothing_is_left_behind),
-        ("verified exchange", exchange::case),
+pub fn run_over_tcp<R: TcpRig>(seed: u64, rig: impl FnMut() -> R) {
+    let hostile: [(&str, Case<R>); 7] = [
+        ("one connection for both ways", traffic::one_connection),
         ("nobody listens", hostile::nobody_listens),
         ("reconnect", hostile::reconnect),
         ("hostile first messages", hostile::first_messages),
@@ -79,6 +83,23 @@ pub fn run<R: Rig>(seed: u64, mut rig: impl FnMut() -> R) {
         ("hostile lengths of one that was dialled", hostile::lengths_of_the_dialled),
         ("death in the middle of a message", hostile::death_in_a_message),
     ];
+    run_cases(seed, rig, &[&honest()[..], &hostile].concat());
+}
+
+fn honest<R: Rig>() -> [(&'static str, Case<R>); 7] {
+    [
+        ("echo", traffic::echo),
+        ("both dial at once", traffic::both_dial_at_once),
+        ("many peers", traffic::many_peers),
+        ("full", traffic::full),
+        ("progress waits and wakes", traffic::waits_and_wakes),
+        ("nothing is left behind", traffic::nothing_is_left_behind),
+        ("verified exchange", exchange::case),
+    ]
+}
+
+fn run_cases<R>(seed: u64, mut rig: impl FnMut() -> R, cases: &[(&str, Case<R>)]) {
+    println!("seed {seed}");
     for (name, case) in cases {
         println!("case: {name}");
         case(&mut rig(), seed);

@@ -29,6 +29,18 @@ pub(super) fn echo<R: Rig>(rig: &mut R, _: u64) {
     let too_long = TooLong { len: LONGEST as usize + 1, max: LONGEST };
     let refused = subject.send(there, &vec![0; too_long.len]);
     assert_eq!(refused, Err(SendError::TooLong(too_long)));
+}
+
+pub(super) fn one_connection<R: Rig>(rig: &mut R, _: u64) {
+    let mut subject = rig.subject(LIMITS).unwrap();
+    let mut peer = rig.peer(None, LIMITS).unwrap();
+    subject.send(peer.local_addr(), b"question").unwrap();
+    until("an answer", &mut subject, &mut peer, |subject, peer| {
+        if let Some((_, from)) = peer.recv() {
+            peer.send(from, b"answer").unwrap();
+        }
+        subject.recv().is_some()
+    });
     assert_eq!((subject.counters().connections, peer.counters().connections), (1, 1));
 }
 
@@ -87,6 +99,10 @@ pub(super) fn many_peers<R: Rig>(rig: &mut R, _: u64) {
                 peer.send(from, &bytes).unwrap();
             }
         }
+    }
+    // Each is a peer to send to now, whoever has dialled.
+    for address in &addresses {
+        subject.send(*address, b"bye").unwrap();
     }
     let one_more = rig.peer(None, LIMITS).unwrap();
     let refused = subject.send(one_more.local_addr(), b"");
