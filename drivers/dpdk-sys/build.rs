@@ -16,15 +16,8 @@ mod libdpdk {
     /// Debian 12 has this one.
     const OLDEST: &str = "22.11";
     /// The poll-mode drivers are loaded by the EAL. `rte_net_ring` alone is one that is called.
-    const LIBRARIES: [&str; 7] = [
-        "rte_eal",
-        "rte_ethdev",
-        "rte_mbuf",
-        "rte_mempool",
-        "rte_ring",
-        "rte_net",
-        "rte_net_ring",
-    ];
+    const LIBRARIES: [&str; 7] =
+        ["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_net", "rte_net_ring"];
     const FUNCTIONS: &str = "up_.*\
         |rte_(openlog_stream|strerror|version)\
         |rte_eal_(init|hotplug_add|hotplug_remove|has_hugepages|iova_mode)\
@@ -75,9 +68,9 @@ mod libdpdk {
         let mut compiler = cc::Build::new();
         // On the data path, in a debug build as well.
         compiler.file("src/shim.c").opt_level(3);
-        flags.iter().for_each(|flag| {
+        for flag in flags {
             compiler.flag(flag);
-        });
+        }
         compiler.compile("underpass_dpdk_shim");
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use underpass_devices::{PartialChecksum, RxMeta, TxMeta};
 
 use crate::xdp_ledger::{Ledger, Refused};
-use crate::{packet, vnet_hdr, xdp_checksum};
+use crate::{packet, partial_checksum, vnet_hdr};
 
 /// Where the frame of an AF_PACKET receive slot is, and what is known of it; a VLAN tag is put back
 /// into the slot. `None`: the slot goes back unread.
@@ -24,9 +24,9 @@ pub fn encode_vnet_header(meta: &TxMeta) -> [u8; vnet_hdr::LEN] {
     vnet_hdr::encode(meta)
 }
 
-/// The checksum that the sender of a frame received through AF_XDP has left to a NIC.
-pub fn xdp_partial_checksum(frame: &[u8]) -> Option<PartialChecksum> {
-    xdp_checksum::partial(frame)
+/// The checksum that the sender of a frame has left to a NIC, told by its value.
+pub fn partial_checksum(frame: &[u8]) -> Option<PartialChecksum> {
+    partial_checksum::partial(frame)
 }
 
 /// Which chunks of an AF_XDP ring the kernel has.

@@ -84,6 +84,14 @@ void up_request(struct rte_mbuf *mbuf, uint64_t flags, uint8_t l2, uint16_t l3, 
 	mbuf->tso_segsz = segment;
 }
 
+void up_ring_drain(struct rte_ring *ring)
+{
+	void *mbuf;
+
+	while (rte_ring_dequeue(ring, &mbuf) == 0)
+		rte_pktmbuf_free(mbuf);
+}
+
 uint32_t up_link_speed(uint16_t port)
 {
 	struct rte_eth_link link = { 0 };

@@ -55,6 +55,9 @@ void up_append(struct rte_mbuf *first, struct rte_mbuf *last, struct rte_mbuf *s
 void up_request(struct rte_mbuf *mbuf, uint64_t flags, uint8_t l2, uint16_t l3, uint8_t l4,
 		uint16_t segment);
 
+/* Takes what is left in a ring of mbufs out, and frees it. */
+void up_ring_drain(struct rte_ring *ring);
+
 /* In Mbit/s; 0: down. */
 uint32_t up_link_speed(uint16_t port);
 
