@@ -31,6 +31,7 @@ mod eal;
 mod interface;
 mod log;
 mod mbuf;
+mod namespace;
 mod pool;
 mod port;
 mod preserve;
@@ -167,11 +168,12 @@ impl DpdkDevice {
         let opening = Opening { name: "net_ring", config };
         opening.check()?;
         let eal = Eal::get(&config.eal).map_err(|reason| opening.unsuitable(&reason))?;
-        let ring = || Ring::new(&eal, config.tx_slots).map_err(|r| opening.unsuitable(&r));
+        let wanted = opening.wanted(1);
+        let ring = || Ring::new(&eal, wanted.mbufs()).map_err(|r| opening.unsuitable(&r));
         let wires = Arc::new([ring()?, ring()?]);
         let end = |from: usize, to: usize| {
             let mut port = rings::port(&eal, &wires[from], &wires[to])?;
-            let found = port.start(&eal, &opening.wanted(1));
+            let found = port.start(&eal, &wanted);
             Ok((port, found))
         };
         let ends = [end(0, 1), end(1, 0)];

@@ -57,18 +57,28 @@ fn silent() -> Namespace {
 
 /// A device that `open` makes anew, and the other end of its link.
 struct Rig<P> {
-    open: Box<dyn Fn() -> io::Result<(AnyDevice, Option<P>)>>,
-    /// Both, until they are opened again.
-    parts: Option<(AnyDevice, P)>,
-    sees_wire: bool,
+    open: Box<dyn FnMut() -> io::Result<(AnyDevice, Option<P>)>>,
+    /// `None` while it is opened.
+    device: Option<AnyDevice>,
+    peer: Option<P>,
 }
 
 impl<P: Peer> Rig<P> {
     /// `open` makes the device and, at least the first time, the peer.
-    fn new(open: impl Fn() -> io::Result<(AnyDevice, Option<P>)> + 'static) -> Self {
-        let (device, peer) = open().unwrap();
-        let parts = Some((device, peer.unwrap()));
-        Self { open: Box::new(open), parts, sees_wire: false }
+    fn new(open: impl FnMut() -> io::Result<(AnyDevice, Option<P>)> + 'static) -> Self {
+        let mut rig = Self { open: Box::new(open), device: None, peer: None };
+        rig.open_again().unwrap();
+        rig
+    }
+
+    fn open_again(&mut self) -> io::Result<()> {
+        self.device = None;
+        let (device, peer) = (self.open)()?;
+        self.device = Some(device);
+        if peer.is_some() {
+            self.peer = peer;
+        }
+        Ok(())
     }
 }
 
@@ -77,26 +87,11 @@ impl<P: Peer + Send> Harness for Rig<P> {
     type Peer = P;
 
     fn parts(&mut self) -> (&mut AnyDevice, &mut P) {
-        let (device, peer) = self.parts.as_mut().unwrap();
-        (device, peer)
+        (self.device.as_mut().unwrap(), self.peer.as_mut().unwrap())
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        let (device, peer) = self.parts.take().unwrap();
-        drop(device);
-        // A peer that is opened anew takes the place of this one.
-        let mut old = Some(peer);
-        let (device, peer) = match (self.open)() {
-            Ok((device, None)) => (device, old.take().unwrap()),
-            Ok((device, Some(peer))) => (device, peer),
-            Err(error) => return Err(error),
-        };
-        self.parts = Some((device, peer));
-        Ok(())
-    }
-
-    fn sees_wire(&self) -> bool {
-        self.sees_wire
+        self.open_again()
     }
 }
 
@@ -109,8 +104,7 @@ fn conforms<P: Peer + Send>(mut rig: Rig<P>) {
 
 fn on_veth(driver: &'static str, options: &'static str) {
     let link = Link::new();
-    let peer = KernelPeer::open(&link.theirs, "theirs").unwrap();
-    let peer = std::cell::Cell::new(Some(peer));
+    let mut peer = Some(KernelPeer::open(&link.theirs, "theirs").unwrap());
     conforms(Rig::new(move || {
         let device = link.open(driver, options).map_err(io::Error::other)?;
         Ok((device, peer.take()))

@@ -20,6 +20,7 @@ use underpass_devices::MacAddr;
 use super::eal::{Eal, error_text};
 use super::log;
 use super::mbuf::Mbufs;
+use super::namespace::Namespace;
 use super::pool::{CACHED, Pool};
 use super::target::Target;
 
@@ -31,6 +32,8 @@ pub(super) struct Port {
     /// The bus where it was plugged in, and its name there.
     bus: CString,
     name: CString,
+    /// Where it is to be closed; `None`: anywhere.
+    namespace: Option<Namespace>,
     queues: u16,
     pools: Vec<Pool>,
 }
@@ -49,6 +52,13 @@ pub(super) struct Wanted {
     pub(super) tso: bool,
     /// Take frames for other stations, too.
     pub(super) promiscuous: bool,
+}
+
+impl Wanted {
+    /// Mbufs of a queue: in the rings, in the hands of the stack, in caches, and those of the driver.
+    pub(super) fn mbufs(&self) -> usize {
+        2 * (self.rx_slots + self.tx_slots) + CACHED + self.keeps
+    }
 }
 
 /// What it turned out to be like.
@@ -123,13 +133,15 @@ impl Port {
             let reason = "it is a device of DPDK, but no network interface";
             return Err(PortError::Other(reason.to_owned()));
         };
-        Ok(Self { id, bus, name, queues: 0, pools: Vec::new() })
+        let namespace = Namespace::current().ok();
+        Ok(Self { id, bus, name, namespace, queues: 0, pools: Vec::new() })
     }
 
     /// A port of a virtual device that its driver has made.
     pub(super) fn of_driver(id: u16, name: &str) -> Self {
         let name = CString::new(name).unwrap_or_default();
-        Self { id, bus: c"vdev".to_owned(), name, queues: 0, pools: Vec::new() }
+        let bus = c"vdev".to_owned();
+        Self { id, bus, name, namespace: None, queues: 0, pools: Vec::new() }
     }
 
     /// Configures it, gives its queues their mbufs, and starts it.
@@ -151,10 +163,11 @@ impl Port {
         // SAFETY: the port is ours and stopped.
         let result = unsafe { rte_eth_dev_adjust_nb_rx_tx_desc(self.id, &raw mut rx, &raw mut tx) };
         check(result, "choosing the sizes of its rings")?;
-        // In the rings, in the hands of the stack, and in caches.
-        let count = usize::from(rx) + usize::from(tx) + wanted.rx_slots + wanted.tx_slots;
+        // Some devices have larger rings than were asked for.
+        let larger = |descriptors: u16, slots| usize::from(descriptors).saturating_sub(slots);
+        let count = wanted.mbufs() + larger(rx, wanted.rx_slots) + larger(tx, wanted.tx_slots);
         for queue in 0..wanted.queues {
-            let pool = Pool::new(eal, count + CACHED + wanted.keeps, room)?;
+            let pool = Pool::new(eal, count, room)?;
             // SAFETY: the port is ours and stopped; the pool lives until it is closed.
             let results = unsafe {
                 [
@@ -326,6 +339,15 @@ impl Drop for Port {
     fn drop(&mut self) {
         let _eal = Eal::running();
         self.drain();
+        match &self.namespace {
+            Some(namespace) => namespace.run(|| self.close()),
+            None => self.close(),
+        }
+    }
+}
+
+impl Port {
+    fn close(&self) {
         // SAFETY: the queues that used the port are gone, and control calls are ours. What fails here has
         // nothing to be undone.
         unsafe {

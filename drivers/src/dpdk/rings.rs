@@ -22,10 +22,10 @@ unsafe impl Send for Ring {}
 unsafe impl Sync for Ring {}
 
 impl Ring {
-    /// For at least `slots` mbufs.
-    pub(super) fn new(_eal: &Eal, slots: usize) -> Result<Self, String> {
+    /// For so many mbufs: all that the sender has, so that it is never full.
+    pub(super) fn new(_eal: &Eal, mbufs: usize) -> Result<Self, String> {
         let name = fresh_name("wire");
-        let count = (slots + 1).next_power_of_two() as u32;
+        let count = (mbufs + 1).next_power_of_two() as u32;
         // SAFETY: the EAL runs; the name is copied.
         let ring = unsafe { rte_ring_create(name.as_ptr(), count, SOCKET_ID_ANY, 0) };
         NonNull::new(ring).map(Self).ok_or_else(|| format!("making a ring: {}", error_text(-1)))
