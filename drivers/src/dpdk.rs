@@ -25,6 +25,9 @@
 //! tells by their value, and superframes (TSO), which `net_af_packet` cuts off at the length of its slots:
 //! `ethtool -K PEER tso off gso off` helps what comes from there. `net_af_xdp` and `net_tap` need no such thing.
 //!
+//! **`net_af_xdp`** of 22.11 (with libxdp 1.3) does not close its socket: a queue of an interface can be
+//! opened once in a process, and the mbufs in its fill ring do not come back.
+//!
 //! Sources: DPDK Programmer's Guide 22.11, "Network Interface Controller Drivers" 22.11.
 
 mod eal;
@@ -129,16 +132,10 @@ impl DpdkDevice {
             Some(interface) => Some(find_link(opening.device(), interface)?),
             None => None,
         };
-        let eal = Eal::get(&config.eal).map_err(|reason| opening.unsuitable(&reason))?;
-        let queues = queues.max(1);
-        let mut port = Port::plug(&eal, &target, queues).map_err(|error| opening.failed(error))?;
         let traits = target.traits();
         let wanted =
-            Wanted { keeps: traits.keeps, tso: !traits.poor_tso, ..opening.wanted(queues) };
-        let started = port.start(&eal, &wanted);
-        // A port that is closed takes it.
-        drop(eal);
-        let found = started.map_err(|reason| opening.unsuitable(&reason))?;
+            Wanted { keeps: traits.keeps, tso: !traits.poor_tso, ..opening.wanted(queues.max(1)) };
+        let (port, found) = opening.attach(&target, &wanted)?;
         let mut caps = opening.caps(&found);
         if let Some(link) = &link {
             caps.mtu = caps.mtu.min(link.mtu);
@@ -257,6 +254,15 @@ impl Opening<'_> {
             return Err(self.unsuitable(&format!("{mac} is not the address of one station")));
         }
         Ok(())
+    }
+
+    fn attach(&self, target: &Target<'_>, wanted: &Wanted) -> Result<(Port, Found), OpenError> {
+        let eal = Eal::get(&self.config.eal).map_err(|reason| self.unsuitable(&reason))?;
+        let mut port = Port::plug(&eal, target, wanted.queues).map_err(|e| self.failed(e))?;
+        let found = port.start(&eal, wanted);
+        // A port that is closed takes it.
+        drop(eal);
+        Ok((port, found.map_err(|reason| self.unsuitable(&reason))?))
     }
 
     fn wanted(&self, queues: usize) -> Wanted {

@@ -84,7 +84,9 @@ pub(super) fn error_text(code: i32) -> String {
 
 fn start(arguments: &[String]) -> Result<(), String> {
     log::redirect();
-    let all = [&own_arguments(arguments)[..], arguments].concat();
+    // Those that may be wrong first: the EAL does not take the others twice, should it be tried again.
+    let program = ["underpass".to_owned()];
+    let all = [&program[..], arguments, &own_arguments(arguments)[..]].concat();
     let strings: Result<Vec<CString>, _> = all.iter().map(|a| CString::new(a.as_str())).collect();
     let strings = strings.map_err(|_| "eal=: an argument has a zero byte".to_owned())?;
     let count = strings.len() as i32;
@@ -111,7 +113,7 @@ fn start(arguments: &[String]) -> Result<(), String> {
 /// The arguments that the user has not given others for.
 fn own_arguments(arguments: &[String]) -> Vec<String> {
     let given = |names: &[&str]| arguments.iter().any(|a| names.iter().any(|n| a.starts_with(n)));
-    let mut own = vec!["underpass", "--no-telemetry", "--no-shconf"];
+    let mut own = vec!["--no-telemetry", "--no-shconf"];
     if !given(&["--log-level"]) {
         own.push("--log-level=*:warning");
     }

@@ -9,7 +9,6 @@ use dpdk_sys::{
 use crate::dpdk_segment::{Chain, Segment};
 
 /// Mbufs that are ours, freed together.
-#[derive(Debug)]
 pub(super) struct Mbufs(Vec<*mut rte_mbuf>);
 
 // SAFETY: an mbuf belongs to whoever holds it, on any thread.

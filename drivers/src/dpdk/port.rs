@@ -113,7 +113,7 @@ const AROUND_MTU: usize = 14 + 4 + 4;
 
 impl Port {
     /// Plugs a device in, in the calling thread's network namespace.
-    pub(super) fn plug(eal: &Eal, target: &Target<'_>, queues: usize) -> Result<Self, PortError> {
+    pub(super) fn plug(eal: &Eal, target: &Target<'_>, queues: u16) -> Result<Self, PortError> {
         let zero = |_| PortError::Other("a name or argument has a zero byte".to_owned());
         let bus = CString::new(target.bus()).map_err(zero)?;
         let name = CString::new(target.name).map_err(zero)?;
@@ -154,7 +154,7 @@ impl Port {
         let mtu = wanted.mtu.unwrap_or(self.mtu()?);
         let room = (usize::from(mtu) + AROUND_MTU).next_multiple_of(64);
         let room = room.clamp(LEAST_ROOM, MOST_ROOM);
-        let found = self.configure(&info, wanted, mtu, room)?;
+        let mut found = self.configure(&info, wanted, mtu, room)?;
         if wanted.mtu.is_some() {
             self.set_mtu(mtu, &info)?;
         }
@@ -163,6 +163,8 @@ impl Port {
         // SAFETY: the port is ours and stopped.
         let result = unsafe { rte_eth_dev_adjust_nb_rx_tx_desc(self.id, &raw mut rx, &raw mut tx) };
         check(result, "choosing the sizes of its rings")?;
+        // So that a frame does not wait for an empty ring; some drivers need a descriptor more.
+        found.segments = found.segments.min(usize::from(tx / 2).max(1));
         // Some devices have larger rings than were asked for.
         let larger = |descriptors: u16, slots| usize::from(descriptors).saturating_sub(slots);
         let count = wanted.mbufs() + larger(rx, wanted.rx_slots) + larger(tx, wanted.tx_slots);

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::io;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use crate::partial_checksum;
 
 /// The receive half of a [`DpdkDevice`](super::DpdkDevice): frames are lent in the mbufs that the
 /// poll-mode driver put them into.
-#[derive(Debug)]
 pub struct DpdkRx {
     port: Arc<Port>,
     queue: u16,
@@ -207,6 +207,13 @@ impl RxQueue for DpdkRx {
 
     fn release(&mut self) {
         self.lent.free();
+    }
+}
+
+impl fmt::Debug for DpdkRx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, queue, .. } = self;
+        f.debug_struct("DpdkRx").field("port", port).field("queue", queue).finish_non_exhaustive()
     }
 }
 

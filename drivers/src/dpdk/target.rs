@@ -67,7 +67,7 @@ impl Target<'_> {
     }
 
     /// As its driver takes them, for so many queues.
-    pub(super) fn driver_args(&self, queues: usize) -> String {
+    pub(super) fn driver_args(&self, queues: u16) -> String {
         let mut args: Vec<String> =
             self.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
         if let Some(key) = self.traits().queues_arg

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,6 @@ use crate::dpdk_request::{self as request, Request};
 
 /// The transmit half of a [`DpdkDevice`](super::DpdkDevice): frames are written into mbufs, which the
 /// poll-mode driver takes.
-#[derive(Debug)]
 pub struct DpdkTx {
     port: Arc<Port>,
     queue: u16,
@@ -268,6 +268,13 @@ impl TxQueue for DpdkTx {
         }
         self.restock();
         Ok(())
+    }
+}
+
+impl fmt::Debug for DpdkTx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, queue, .. } = self;
+        f.debug_struct("DpdkTx").field("port", port).field("queue", queue).finish_non_exhaustive()
     }
 }
 
