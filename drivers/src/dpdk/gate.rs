@@ -16,6 +16,9 @@ use dpdk_sys::rte_eal_alarm_set;
 
 /// How long bursts are free between two times that the interrupt thread works.
 const OPEN: Duration = Duration::from_millis(10);
+/// How long it works at least, in microseconds: the EAL calls back at once, without a look at anything else,
+/// if the time has come when a callback returns.
+const WORK: u64 = 200;
 /// Set while the interrupt thread works.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
@@ -107,10 +110,10 @@ unsafe extern "C" fn attend(_: *mut c_void) {
     ports(|ports| ports.attended = ports.open > 0 && call_back());
 }
 
-/// Has the interrupt thread come after the work that is waiting for it.
+/// Has the interrupt thread come back after it has done its work.
 fn call_back() -> bool {
     // SAFETY: the EAL runs; the callback needs no argument and is there as long as the process.
-    unsafe { rte_eal_alarm_set(1, Some(attend), ptr::null_mut()) == 0 }
+    unsafe { rte_eal_alarm_set(WORK, Some(attend), ptr::null_mut()) == 0 }
 }
 
 fn ports<T>(work: impl FnOnce(&mut Ports) -> T) -> T {
