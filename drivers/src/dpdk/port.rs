@@ -52,6 +52,8 @@ pub(super) struct Wanted {
     /// Mbufs that the driver keeps.
     pub(super) keeps: usize,
     pub(super) tso: bool,
+    /// Bytes of a frame that an mbuf is to hold at least.
+    pub(super) room: usize,
     /// Take frames for other stations, too.
     pub(super) promiscuous: bool,
 }
@@ -155,7 +157,7 @@ impl Port {
             return Err(format!("it has {most} queues, and {queues} are wanted"));
         }
         let mtu = wanted.mtu.unwrap_or(self.mtu()?);
-        let room = (usize::from(mtu) + AROUND_MTU).next_multiple_of(64);
+        let room = (usize::from(mtu) + AROUND_MTU).next_multiple_of(64).max(wanted.room);
         let room = room.clamp(LEAST_ROOM, MOST_ROOM);
         let mut found = self.configure(&info, wanted, mtu, room)?;
         if wanted.mtu.is_some() {

@@ -17,7 +17,7 @@ pub(super) struct Traits {
     pub(super) has_interface: bool,
     /// Mbufs that it keeps for itself while it is open, besides those in its rings.
     pub(super) keeps: usize,
-    /// It has an Ethernet interface of the kernel at its other end, with its own MAC address.
+    /// It has an interface of the kernel at its other end, which has its MAC address.
     pub(super) mirrors_mac: bool,
     /// Its interrupts must not come while it is polled.
     pub(super) needs_gate: bool,
@@ -64,6 +64,12 @@ impl Target<'_> {
     /// The interface that it is put on.
     pub(super) fn interface(&self) -> Option<&str> {
         self.arg("iface").filter(|_| self.traits().has_interface)
+    }
+
+    /// Bytes of a frame that its driver wants to put into an mbuf, where an argument says so.
+    pub(super) fn slot_len(&self) -> usize {
+        let len = self.arg("framesz").filter(|_| self.name.starts_with("net_af_packet"));
+        len.and_then(|len| len.parse().ok()).unwrap_or(0)
     }
 
     pub(super) fn arg(&self, wanted: &str) -> Option<&str> {
