@@ -22,10 +22,10 @@
 //! ([`mbufs_lost`]).
 //!
 //! **Virtual links.** A kernel at the other end of a veth pair sends partial checksums, which the driver
-//! tells by their value, and superframes (TSO). `net_af_packet` cuts these off at the length of its slots, of
-//! 2 KiB, and fragments as well, for it has the kernel put them together. Slots of 64 KiB
-//! (`framesz=65408,blocksz=65536,framecnt=256`) hold them; so must every mbuf then, so that fewer are called for
-//! (`rx-slots=128,tx-slots=128`). `net_af_xdp` and `net_tap` get neither.
+//! tells by their value, and superframes (TSO). `net_af_packet` cuts off what is longer than its slots of
+//! 2 KiB: superframes, which the sender has to be kept from (`ethtool -K PEER tso off gso off`), and fragmented
+//! packets, for it has the kernel put them together; longer slots take those (`framesz=16384,blocksz=65536`).
+//! `net_af_xdp` and `net_tap` get neither.
 //!
 //! **`net_af_xdp`** of 22.11 (with libxdp 1.3) does not close its socket: a queue of an interface can be
 //! opened once in a process, and the mbufs in its fill ring do not come back.
@@ -137,8 +137,12 @@ impl DpdkDevice {
             None => None,
         };
         let traits = target.traits();
-        let wanted =
-            Wanted { keeps: traits.keeps, tso: !traits.poor_tso, ..opening.wanted(queues.max(1)) };
+        let wanted = Wanted {
+            keeps: traits.keeps,
+            tso: !traits.poor_tso,
+            room: target.slot_len(),
+            ..opening.wanted(queues.max(1))
+        };
         let (port, found) = opening.attach(&target, &wanted)?;
         let mut caps = opening.caps(&found);
         if traits.mirrors_mac && config.mac.is_none() {
