@@ -63,13 +63,13 @@ impl Gate {
         None
     }
 
-    /// The same for a control call, as soon as it may be.
+    /// The same, as soon as it may be.
     pub(super) fn wait(&self) -> Pass {
         loop {
             if let Some(pass) = self.pass() {
                 return pass;
             }
-            thread::sleep(OPEN / 20);
+            thread::yield_now();
         }
     }
 }

@@ -202,6 +202,11 @@ impl Port {
         self.gate.as_ref().map_or_else(|| Some(Pass::free()), Gate::pass)
     }
 
+    /// The same, as soon as it may be.
+    pub(super) fn wait(&self) -> Pass {
+        self.gate.as_ref().map_or_else(Pass::free, Gate::wait)
+    }
+
     /// The pool of a queue, if the port has it.
     pub(super) fn pool(&self, queue: u16) -> Option<&Pool> {
         self.pools.get(usize::from(queue))
@@ -350,7 +355,7 @@ impl Port {
 impl Drop for Port {
     fn drop(&mut self) {
         let _eal = Eal::running();
-        let _pass = self.gate.as_ref().map(Gate::wait);
+        let _pass = self.wait();
         self.drain();
         match &self.namespace {
             Some(namespace) => namespace.run(|| self.close()),
