@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use underpass_devices::{PartialChecksum, RxMeta, TxMeta};
 
+use crate::dpdk_request;
+use crate::dpdk_segment::{Chain, Segment};
 use crate::xdp_ledger::{Ledger, Refused};
-use crate::{packet, vnet_hdr, xdp_checksum};
+use crate::{packet, partial_checksum, vnet_hdr};
 
 /// Where the frame of an AF_PACKET receive slot is, and what is known of it; a VLAN tag is put back
 /// into the slot. `None`: the slot goes back unread.
@@ -24,9 +26,9 @@ pub fn encode_vnet_header(meta: &TxMeta) -> [u8; vnet_hdr::LEN] {
     vnet_hdr::encode(meta)
 }
 
-/// The checksum that the sender of a frame received through AF_XDP has left to a NIC.
-pub fn xdp_partial_checksum(frame: &[u8]) -> Option<PartialChecksum> {
-    xdp_checksum::partial(frame)
+/// The checksum that the sender of a frame has left to a NIC, told by its value.
+pub fn partial_checksum(frame: &[u8]) -> Option<PartialChecksum> {
+    partial_checksum::partial(frame)
 }
 
 /// Which chunks of an AF_XDP ring the kernel has.
@@ -73,4 +75,35 @@ impl XdpLedger {
             Err(Refused::NotGiven) => XdpReceived::NotGiven,
         }
     }
+}
+
+/// What an mbuf says of itself: bytes of its buffer, where its data begin there, and how many they are.
+pub type DpdkSegment = (u16, u16, u16);
+
+/// Where the bytes of a received frame are in the buffers of its mbufs, of which the first says that they are
+/// `nb_segs` with `pkt_len` bytes. `None`: the frame is dropped.
+pub fn dpdk_frame(
+    segments: &[DpdkSegment],
+    nb_segs: u16,
+    pkt_len: u32,
+) -> Option<Vec<Range<usize>>> {
+    let mut chain = Chain::default();
+    let ranges: Option<Vec<_>> = segments
+        .iter()
+        .map(|(buf_len, data_off, data_len)| {
+            chain.push(Segment { buf_len: *buf_len, data_off: *data_off, data_len: *data_len })
+        })
+        .collect();
+    ranges.filter(|_| chain.is_whole(nb_segs, pkt_len))
+}
+
+/// What a device of DPDK is asked to do with a frame: the bytes of its link, IP and, if it is to be cut, TCP
+/// header. The frame is changed to what goes with it. `None`: nothing is left to be done.
+pub fn dpdk_request(
+    frame: &mut [u8],
+    meta: &TxMeta,
+    ip_checksum: bool,
+) -> Option<(usize, usize, usize)> {
+    let request = dpdk_request::prepare(frame, meta, ip_checksum)?;
+    Some((request.l2_len.into(), request.l3_len.into(), request.l4_len.into()))
 }

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`tap`] | the Linux kernel as the station at the other end, through io_uring | `tap` |
 //! | [`packet`] | an Ethernet interface, through AF_PACKET rings | `packet` |
+//! | `dpdk` | a device of DPDK, physical or virtual, through its poll-mode driver | `dpdk` |
 //! | `xdp` | an Ethernet interface shared with the kernel, through AF_XDP rings | `xdp` |
 //!
 //! [`AnyDevice::open`] takes a [`Spec`] such as `packet:eth1`. [`doctor`] says what works on this
@@ -16,8 +17,13 @@
 //! This crate holds all unsafe code of the workspace.
 
 mod any;
-#[cfg(all(feature = "lab", any(feature = "tap", feature = "packet", feature = "xdp")))]
+#[cfg(all(
+    feature = "lab",
+    any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk")
+))]
 pub mod doctor;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 #[cfg(any(feature = "lab", feature = "xdp"))]
 mod ethtool;
 #[cfg(feature = "fuzzing")]
@@ -32,6 +38,8 @@ pub mod netlink;
 mod open;
 #[cfg(feature = "packet")]
 pub mod packet;
+#[cfg(any(feature = "dpdk", feature = "xdp", feature = "fuzzing"))]
+mod partial_checksum;
 mod spec;
 #[cfg(feature = "tap")]
 pub mod tap;
@@ -39,10 +47,14 @@ pub mod tap;
 mod vnet_hdr;
 #[cfg(feature = "xdp")]
 pub mod xdp;
-// These two need no AF_XDP, and so no libxdp to be fuzzed.
-#[cfg(any(feature = "xdp", feature = "fuzzing"))]
-#[path = "xdp/checksum.rs"]
-mod xdp_checksum;
+// These need no DPDK to be fuzzed.
+#[cfg(any(feature = "dpdk", feature = "fuzzing"))]
+#[path = "dpdk/request.rs"]
+mod dpdk_request;
+#[cfg(any(feature = "dpdk", feature = "fuzzing"))]
+#[path = "dpdk/segment.rs"]
+mod dpdk_segment;
+// It needs no AF_XDP, and so no libxdp to be fuzzed.
 #[cfg(any(feature = "xdp", feature = "fuzzing"))]
 #[path = "xdp/ledger.rs"]
 mod xdp_ledger;

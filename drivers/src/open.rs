@@ -1,6 +1,6 @@
 use std::io;
 
-#[cfg(any(feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk"))]
 use crate::netlink::{Link, Netlink, NetlinkError};
 
 /// Why a device could not be opened: what, where, the cause, and what helps.
@@ -65,7 +65,7 @@ pub enum OpenError {
 }
 
 /// The interface called `name`, which must be up, for the device of that spec.
-#[cfg(any(feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk"))]
 pub(crate) fn find_link(device: String, name: &str) -> Result<Link, OpenError> {
     match Netlink::open().and_then(|mut netlink| netlink.link(name)) {
         Ok(link) if link.up => Ok(link),

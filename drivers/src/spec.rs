@@ -2,9 +2,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use underpass_devices::MemoryConfig;
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
 use underpass_devices::VlanId;
 
+#[cfg(feature = "dpdk")]
+mod dpdk;
+
+#[cfg(feature = "dpdk")]
+use crate::dpdk::DpdkConfig;
 #[cfg(feature = "packet")]
 use crate::packet::PacketConfig;
 #[cfg(feature = "tap")]
@@ -19,6 +24,7 @@ use crate::xdp::XdpConfig;
 /// | `tap:NAME` | `offload`, `mac`, `mtu`, `host` (may be repeated), `io`, `queues`, `slots`, `vlan` |
 /// | `packet:INTERFACE` | `offload`, `mac`, `qdisc-bypass`, `fanout`, `rx-slots`, `tx-slots`, `vlan` |
 /// | `xdp:INTERFACE` | `queue`, `mode`, `share`, `mac`, `only` and `ether-type` (may be repeated), `busy-poll`, `huge-pages`, `rx-slots`, `tx-slots`, `vlan` |
+/// | `dpdk:DEVICE` | `offload`, `mac`, `mtu`, `eal` (may be repeated), `rx-slots`, `tx-slots`, `vlan`; every other key is an argument of the device's driver |
 /// | `memory:` | `offload`, `mtu`, `slots` |
 ///
 /// The fields of the configurations say what the keys mean; `vlan` puts a
@@ -64,6 +70,16 @@ pub enum Spec {
         name: String,
         /// The options.
         config: XdpConfig,
+        /// The VLAN of the link to be on.
+        vlan: Option<VlanId>,
+    },
+    /// `dpdk:DEVICE`
+    #[cfg(feature = "dpdk")]
+    Dpdk {
+        /// PCI address, or name of a virtual device.
+        name: String,
+        /// The options.
+        config: DpdkConfig,
         /// The VLAN of the link to be on.
         vlan: Option<VlanId>,
     },
@@ -179,6 +195,11 @@ impl FromStr for Spec {
                 })?;
                 Ok(Self::Xdp { name, config, vlan })
             }
+            #[cfg(feature = "dpdk")]
+            "dpdk" => {
+                let (name, config, vlan) = dpdk::parse(target, options)?;
+                Ok(Self::Dpdk { name, config, vlan })
+            }
             "memory" => {
                 let mut config = MemoryConfig::default();
                 if !target.is_empty() {
@@ -251,6 +272,8 @@ impl fmt::Display for Spec {
                 option(f, "tx-slots", &config.tx_slots, &default.tx_slots)?;
                 given(f, "vlan", vlan.as_ref())
             }
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk { name, config, vlan } => dpdk::write(f, name, config, *vlan),
             Self::Memory(config) => {
                 let default = MemoryConfig::default();
                 write!(f, "memory:")?;
@@ -263,7 +286,7 @@ impl fmt::Display for Spec {
 }
 
 /// All kinds, whether this program was built with them or not.
-const KINDS: &[&str] = &["tap", "packet", "xdp", "memory"];
+const KINDS: &[&str] = &["tap", "packet", "xdp", "dpdk", "memory"];
 
 #[cfg(feature = "tap")]
 const TAP_OPTIONS: &[&str] = &["offload", "mac", "mtu", "host", "io", "queues", "slots", "vlan"];
@@ -287,7 +310,7 @@ const XDP_OPTIONS: &[&str] = &[
 const MEMORY_OPTIONS: &[&str] = &["offload", "mtu", "slots"];
 
 /// The options that may be given several times.
-const REPEATABLE: &[&str] = &["host", "only", "ether-type"];
+const REPEATABLE: &[&str] = &["host", "only", "ether-type", "eal"];
 
 /// What a value should have been.
 type Wanted = String;
@@ -306,7 +329,7 @@ fn set_tap(config: &mut TapConfig, key: &str, text: &str) -> Result<(), Wanted> 
     Ok(())
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
 fn set_vlan(vlan: &mut Option<VlanId>, text: &str) -> Result<(), Wanted> {
     *vlan = Some(value(text, "the number of a VLAN, 1 to 4094")?);
     Ok(())
@@ -411,12 +434,12 @@ fn on_or_off(text: &str) -> Result<bool, Wanted> {
     }
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
 fn mac(text: &str) -> Result<underpass_devices::MacAddr, Wanted> {
     value(text, "a MAC address such as 02:00:00:00:00:01")
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
 fn number(text: &str) -> Result<usize, Wanted> {
     value(text, "a number")
 }
@@ -427,7 +450,7 @@ fn limited(text: &str, most: usize) -> Result<usize, Wanted> {
     if (1..=most).contains(&number) { Ok(number) } else { Err(wanted()) }
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
 fn value<T: FromStr>(text: &str, wanted: &str) -> Result<T, Wanted> {
     text.parse().map_err(|_| wanted.to_owned())
 }

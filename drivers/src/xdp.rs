@@ -51,7 +51,7 @@ use self::opening::Opening;
 use self::program::Program;
 use self::socket::Queue;
 use crate::open::{OpenError, find_link};
-use crate::{xdp_checksum as checksum, xdp_ledger as ledger};
+use crate::xdp_ledger as ledger;
 
 pub use self::control::{ControlError, ProgramInfo, XdpControl};
 pub use self::rx::XdpRx;

@@ -6,7 +6,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use underpass_devices::{Medium, PacketKey};
-use underpass_drivers::fuzzing::{XdpLedger, XdpReceived, xdp_partial_checksum};
+use underpass_drivers::fuzzing::{XdpLedger, XdpReceived, partial_checksum};
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -78,7 +78,7 @@ fuzz_target!(|input: Input| {
         }
         assert_eq!(ledger.given(), with_kernel.iter().filter(|held| **held).count());
     }
-    if let Some(partial) = xdp_partial_checksum(&input.frame) {
+    if let Some(partial) = partial_checksum(&input.frame) {
         assert!(usize::from(partial.start) + usize::from(partial.offset) + 2 <= input.frame.len());
     }
     let _ = PacketKey::of_frame(Medium::Ethernet, &input.frame);

@@ -4,9 +4,9 @@ use std::io;
 use underpass_devices::{Buffers, Counters, Frame, Instant, RxChecksum, RxMeta, RxQueue, Wake};
 use xsk_rs::{FillQueue, FrameDesc, RxQueue as Ring};
 
-use super::checksum;
 use super::ledger::Refused;
 use super::socket::{Chunks, Handle};
+use crate::partial_checksum;
 
 /// The receive half of an [`XdpDevice`](super::XdpDevice): frames are lent where the kernel or the
 /// NIC wrote them.
@@ -194,7 +194,7 @@ impl RxQueue for XdpRx {
         };
         self.frames += 1;
         self.bytes += bytes.len() as u64;
-        let partial = if self.partial_checksums { checksum::partial(bytes) } else { None };
+        let partial = if self.partial_checksums { partial_checksum::partial(bytes) } else { None };
         let checksum = partial.map_or(RxChecksum::Unverified, RxChecksum::Partial);
         Some(Frame { bytes, meta: RxMeta { checksum, ..RxMeta::default() } })
     }

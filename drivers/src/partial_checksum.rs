@@ -1,5 +1,6 @@
 //! Checksums that the sender's kernel left to a NIC that does not exist: on a virtual link, a TCP or
-//! UDP field may hold the sum over the pseudo-header only. AF_XDP does not tell; the value does.
+//! UDP field may hold the sum over the pseudo-header only. Neither AF_XDP nor most poll-mode drivers of
+//! DPDK tell; the value does.
 
 use underpass_devices::PartialChecksum;
 use underpass_devices::checksum::{combine, fold, sum};
@@ -10,7 +11,7 @@ const UDP: u8 = 17;
 
 /// Where the checksum is to be completed, if the field holds the pseudo-header sum. A complete
 /// checksum has that value once in 65,536 frames; such a frame counts as right without a look.
-pub(super) fn partial(frame: &[u8]) -> Option<PartialChecksum> {
+pub(crate) fn partial(frame: &[u8]) -> Option<PartialChecksum> {
     let packet = frame.get(ETHERNET_LEN..)?;
     let (header_len, protocol, addresses, segment_len) = match (frame[12], frame[13]) {
         (0x08, 0x00) => {
