@@ -27,6 +27,15 @@ fn print(report: &Report) {
         };
         println!("{:<16} {status:<8} {detail}", backend.name);
     }
+    for nic in &report.nics {
+        println!();
+        let interfaces = nic.interfaces.join(" ");
+        let driver = nic.driver.as_deref().unwrap_or("no driver");
+        println!("{:<16} {interfaces} ({driver}): {}", nic.address, nic.advice);
+        for command in &nic.commands {
+            println!("    {command}");
+        }
+    }
     println!();
     for limit in &report.limits {
         println!("{:<46} {:<10} {}", limit.name, limit.value, limit.limits);

@@ -20,7 +20,7 @@ mod libdpdk {
         ["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_net", "rte_net_ring"];
     const FUNCTIONS: &str = "up_.*\
         |rte_(openlog_stream|strerror|version)\
-        |rte_eal_(init|hotplug_add|hotplug_remove|has_hugepages|iova_mode)\
+        |rte_eal_(init|hotplug_add|hotplug_remove|has_hugepages|alarm_set)\
         |rte_thread_(register|unregister)\
         |rte_pktmbuf_(pool_create|free_bulk)\
         |rte_mempool_(free|in_use_count)\
@@ -32,7 +32,7 @@ mod libdpdk {
     const TYPES: &str = "up_mbuf|rte_eth_(conf|dev_info|rxconf|txconf|stats)";
     /// Known by their address alone.
     const OPAQUE: &str = "rte_(mbuf|mempool|ring|device)|_IO_FILE";
-    const VALUES: &str = "UP_.*|RTE_PKTMBUF_HEADROOM|SOCKET_ID_ANY";
+    const VALUES: &str = "UP_.*|RTE_LOG_ERR|RTE_PKTMBUF_HEADROOM|SOCKET_ID_ANY";
 
     pub(crate) fn bind() {
         println!("cargo::rerun-if-changed=src/shim.c");

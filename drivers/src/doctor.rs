@@ -1,6 +1,7 @@
 //! Finds out what works on this machine by trying it, in private network namespaces: nothing of the
 //! machine's own network is touched.
 
+mod dpdk;
 mod frames;
 mod user_namespace;
 
@@ -12,6 +13,8 @@ use serde::Serialize;
 use crate::OpenError;
 use crate::lab::{LabError, Namespace};
 
+pub use self::dpdk::Nic;
+
 /// What [`check`] found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -19,6 +22,8 @@ pub struct Report {
     pub kernel: String,
     /// Everything that was tried.
     pub backends: Vec<Backend>,
+    /// The network cards that DPDK might drive.
+    pub nics: Vec<Nic>,
     /// Settings of the kernel that decide what works and how well.
     pub limits: Vec<Limit>,
 }
@@ -69,7 +74,7 @@ pub struct Limit {
 /// Tries everything this program was built with. Takes well under a second when all is well, and a
 /// few seconds when frames get lost.
 pub fn check() -> Report {
-    let backends = Vec::from([
+    let mut backends = Vec::from([
         #[cfg(feature = "tap")]
         Backend { name: "tap", status: in_a_lab(frames::try_tap, frames::look_at_tap) },
         #[cfg(feature = "packet")]
@@ -81,11 +86,20 @@ pub fn check() -> Report {
             name: "xdp",
             status: not_built("xdp", "clang libbpf-dev libelf-dev zlib1g-dev m4 make pkg-config"),
         },
+        #[cfg(feature = "dpdk")]
+        Backend { name: "dpdk", status: in_a_lab(frames::try_dpdk, frames::look_at_dpdk) },
+        #[cfg(not(feature = "dpdk"))]
+        Backend {
+            name: "dpdk",
+            status: not_built("dpdk", "libdpdk-dev libclang-dev gcc pkg-config"),
+        },
         #[cfg(feature = "tap")]
         Backend { name: "io_uring", status: frames::try_io_uring() },
         Backend { name: "user namespaces", status: user_namespace::try_user_namespace() },
     ]);
+    backends.extend(dpdk::facilities());
     Report {
+        nics: dpdk::nics(),
         kernel: setting("kernel.osrelease").unwrap_or_else(|| "unknown".to_owned()),
         backends,
         limits: limits(),
@@ -93,7 +107,7 @@ pub fn check() -> Report {
 }
 
 /// A device whose cargo feature is off, and the Debian packages that it needs to build.
-#[cfg(not(feature = "xdp"))]
+#[cfg(not(all(feature = "xdp", feature = "dpdk")))]
 fn not_built(feature: &str, packages: &str) -> Status {
     let reason = format!(
         "this program was built without it; apt-get install {packages}, then build with \
@@ -156,8 +170,8 @@ impl From<Failure> for Status {
 fn limits() -> Vec<Limit> {
     let named = [
         ("net.core.wmem_max", "bytes in flight of a packet: device without CAP_NET_ADMIN"),
-        #[cfg(feature = "xdp")]
-        ("vm.nr_hugepages", "huge pages, for xdp: devices with huge-pages=on"),
+        #[cfg(any(feature = "xdp", feature = "dpdk"))]
+        ("vm.nr_hugepages", "huge pages, for dpdk: devices and xdp: devices with huge-pages=on"),
         #[cfg(feature = "xdp")]
         ("net.core.bpf_jit_enable", "0: the XDP program is interpreted, several times slower"),
         ("net.core.rmem_max", "receive buffer of kernel sockets, for comparisons"),

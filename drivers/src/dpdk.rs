@@ -31,6 +31,7 @@
 //! Sources: DPDK Programmer's Guide 22.11, "Network Interface Controller Drivers" 22.11.
 
 mod eal;
+mod gate;
 mod interface;
 mod log;
 mod mbuf;

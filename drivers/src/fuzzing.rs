@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use underpass_devices::{PartialChecksum, RxMeta, TxMeta};
 
+use crate::dpdk_request;
+use crate::dpdk_segment::{Chain, Segment};
 use crate::xdp_ledger::{Ledger, Refused};
 use crate::{packet, partial_checksum, vnet_hdr};
 
@@ -73,4 +75,35 @@ impl XdpLedger {
             Err(Refused::NotGiven) => XdpReceived::NotGiven,
         }
     }
+}
+
+/// What an mbuf says of itself: bytes of its buffer, where its data begin there, and how many they are.
+pub type DpdkSegment = (u16, u16, u16);
+
+/// Where the bytes of a received frame are in the buffers of its mbufs, of which the first says that they are
+/// `nb_segs` with `pkt_len` bytes. `None`: the frame is dropped.
+pub fn dpdk_frame(
+    segments: &[DpdkSegment],
+    nb_segs: u16,
+    pkt_len: u32,
+) -> Option<Vec<Range<usize>>> {
+    let mut chain = Chain::default();
+    let ranges: Option<Vec<_>> = segments
+        .iter()
+        .map(|(buf_len, data_off, data_len)| {
+            chain.push(Segment { buf_len: *buf_len, data_off: *data_off, data_len: *data_len })
+        })
+        .collect();
+    ranges.filter(|_| chain.is_whole(nb_segs, pkt_len))
+}
+
+/// What a device of DPDK is asked to do with a frame: the bytes of its link, IP and, if it is to be cut, TCP
+/// header. The frame is changed to what goes with it. `None`: nothing is left to be done.
+pub fn dpdk_request(
+    frame: &mut [u8],
+    meta: &TxMeta,
+    ip_checksum: bool,
+) -> Option<(usize, usize, usize)> {
+    let request = dpdk_request::prepare(frame, meta, ip_checksum)?;
+    Some((request.l2_len.into(), request.l3_len.into(), request.l4_len.into()))
 }

@@ -55,12 +55,13 @@ fn main() -> std::io::Result<()> {
     seeds.write(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/seeds")))
 }
 
-const SPECS: [&str; 6] = [
+const SPECS: [&str; 7] = [
     "tap:upg0,offload=off,mac=02:00:00:00:00:01,mtu=9000,host=10.7.0.1/24,host=fd00::1/64",
     "tap:upg0,io=plain,queues=2,slots=64,vlan=7",
     "packet:eth1,fanout=7,rx-slots=512,tx-slots=9,qdisc-bypass=on",
     "packet:eth1,mac=02:00:00:00:00:01,offload=off,vlan=4094",
     "memory:,offload=on,mtu=9000,slots=16",
+    "dpdk:net_af_packet0,iface=eth1,eal=--no-huge -m 64,mtu=9000,vlan=7",
     "xdp:eth1,queue=3,mode=skb,only=tcp/80,ether-type=0x88b5",
 ];
 

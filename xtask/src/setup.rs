@@ -17,7 +17,7 @@ enum Sign {
 }
 
 /// What is needed, and the Debian package that brings it.
-const NEEDS: [(Sign, &str); 16] = [
+const NEEDS: [(Sign, &str); 19] = [
     (Program("curl"), "curl"),
     (Program("dnsmasq"), "dnsmasq-base"),
     (Program("dpdk-testpmd"), "dpdk-dev"),
@@ -35,6 +35,10 @@ const NEEDS: [(Sign, &str); 16] = [
     (File("/usr/include/bpf/bpf_helpers.h"), "libbpf-dev"),
     (File("/usr/include/libelf.h"), "libelf-dev"),
     (File("/usr/include/zlib.h"), "zlib1g-dev"),
+    // To build the feature `dpdk`.
+    (Program("gcc"), "gcc"),
+    (File("/usr/include/dpdk/rte_eal.h"), "libdpdk-dev"),
+    (File("/usr/share/doc/libclang-dev/copyright"), "libclang-dev"),
 ];
 
 /// Installs what is missing. Does nothing, quickly, if nothing is.

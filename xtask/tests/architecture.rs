@@ -7,9 +7,10 @@ use cargo_metadata::{Metadata, MetadataCommand, Package};
 
 /// What a crate of the library may depend on. Every crate that is not named here is an application:
 /// it may depend on the library crates, and none of these on it.
-const LIBRARY: [(&str, &[&str]); 4] = [
+const LIBRARY: [(&str, &[&str]); 5] = [
     ("underpass-devices", &[]),
-    ("underpass-drivers", &["underpass-devices", "underpass-protocols"]),
+    ("underpass-dpdk-sys", &[]),
+    ("underpass-drivers", &["underpass-devices", "underpass-dpdk-sys", "underpass-protocols"]),
     ("underpass-protocols", &["underpass-devices"]),
     ("underpass", &["underpass-devices", "underpass-protocols"]),
 ];

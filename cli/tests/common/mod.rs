@@ -72,6 +72,29 @@ impl Lab {
         lab
     }
 
+    /// DPDK's driver of packet sockets at one end of a veth pair. It cuts off what is longer than an
+    /// MTU, so that the other end may not send such frames.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn dpdk() -> Self {
+        let mut lab = Self::packet();
+        lab.peer_ok("ethtool", &["-K", "veth1", "tso", "off", "gso", "off"]);
+        lab.spec = "dpdk:net_af_packet0,iface=veth0";
+        lab
+    }
+
+    /// DPDK's TAP device, on an interface that the kernel has already got addresses on.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn dpdk_tap() -> Self {
+        let ours = Namespace::new().unwrap();
+        let lab = Self::new(ours, None, "dpdk:net_tap0,iface=tap0");
+        let add = ["tuntap", "add", "dev", "tap0", "mode", "tap", "multi_queue"];
+        lab.peer_ok("ip", &add);
+        for address in ["10.7.0.1/24", "fd07::1/64"] {
+            lab.peer_ok("ip", &["addr", "add", address, "dev", "tap0"]);
+        }
+        lab
+    }
+
     /// A TAP device.
     pub(crate) fn tap() -> Self {
         let ours = Namespace::new().unwrap();
@@ -441,6 +464,26 @@ macro_rules! on_every_link {
                 #[ignore = "needs root: run by cargo xtask test"]
                 fn $name() {
                     super::$name(&$crate::common::Lab::xdp());
+                }
+            )*
+        }
+        #[cfg(feature = "dpdk")]
+        mod dpdk {
+            $(
+                #[test]
+                #[ignore = "needs root: run by cargo xtask test"]
+                fn $name() {
+                    super::$name(&$crate::common::Lab::dpdk());
+                }
+            )*
+        }
+        #[cfg(feature = "dpdk")]
+        mod dpdk_tap {
+            $(
+                #[test]
+                #[ignore = "needs root: run by cargo xtask test"]
+                fn $name() {
+                    super::$name(&$crate::common::Lab::dpdk_tap());
                 }
             )*
         }

@@ -107,16 +107,16 @@ int up_errno(void)
 	return rte_errno;
 }
 
-static void (*log_line)(const char *bytes, size_t len);
+static void (*log_line)(const char *bytes, size_t len, int level);
 
 static ssize_t log_write(void *cookie, const char *bytes, size_t len)
 {
 	(void)cookie;
-	log_line(bytes, len);
+	log_line(bytes, len, rte_log_cur_msg_loglevel());
 	return len;
 }
 
-FILE *up_log_stream(void (*write)(const char *bytes, size_t len))
+FILE *up_log_stream(void (*write)(const char *bytes, size_t len, int level))
 {
 	cookie_io_functions_t functions = { .write = log_write };
 

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include <rte_alarm.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_eth_ring.h>
@@ -64,8 +65,9 @@ uint32_t up_link_speed(uint16_t port);
 /* rte_errno is a macro over a thread-local variable. */
 int up_errno(void);
 
-/* A stream for rte_openlog_stream that hands whole lines to `write`. */
-FILE *up_log_stream(void (*write)(const char *bytes, size_t len));
+/* A stream for rte_openlog_stream that hands what is logged to `write`, and how grave it is
+ * (RTE_LOG_ERR and below: an error). */
+FILE *up_log_stream(void (*write)(const char *bytes, size_t len, int level));
 
 /* Macros that bindgen cannot evaluate. */
 static const uint64_t UP_RX_CHECKSUMS = RTE_ETH_RX_OFFLOAD_TCP_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant as Clock};
 use underpass_devices::{Device, Instant, MacAddr, RxQueue, TxMeta, TxQueue};
 
 use super::{Failure, Status};
+#[cfg(feature = "dpdk")]
+use crate::dpdk::{self, DpdkConfig, DpdkDevice};
 use crate::lab::Namespace;
 #[cfg(feature = "packet")]
 use crate::packet::{PacketConfig, PacketDevice};
@@ -91,8 +93,43 @@ pub(super) fn look_at_xdp() -> Status {
     }
 }
 
+/// Sends a frame each way between two devices on a veth pair.
+#[cfg(feature = "dpdk")]
+pub(super) fn try_dpdk(ours: &Namespace, theirs: &Namespace) -> Result<String, Failure> {
+    let open = |interface: &str| {
+        let args = vec![("iface".to_owned(), interface.to_owned())];
+        let config = DpdkConfig { args, ..DpdkConfig::default() };
+        DpdkDevice::open(&format!("net_af_packet_{interface}"), &config)
+    };
+    each_way(ours, theirs, open)?;
+    Ok(format!("{}, a frame passed each way between two net_af_packet on a veth pair", library()))
+}
+
+/// Sends a frame through memory, which needs no privilege.
+#[cfg(feature = "dpdk")]
+pub(super) fn look_at_dpdk() -> Status {
+    let attempt = || {
+        let pair = DpdkDevice::ring_pair(&DpdkConfig::default()).map_err(Failure::Open)?;
+        let (mut near, mut far) = pair;
+        send(&mut near, far.caps().mac, b"\x88\xb5question")?;
+        receive(&mut far, |_| true)
+    };
+    match attempt() {
+        Ok(()) => {
+            Status::Works { detail: format!("{}, a frame passed a ring in memory", library()) }
+        }
+        Err(failure) => failure.into(),
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn library() -> String {
+    let memory = if dpdk::has_huge_pages() { "huge pages" } else { "ordinary memory" };
+    format!("{} with {memory}", dpdk::version())
+}
+
 /// Sends a frame each way between two devices on a veth pair, and returns one of them.
-#[cfg(any(feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk"))]
 fn each_way<D: Device + Send>(
     ours: &Namespace,
     theirs: &Namespace,

@@ -2,13 +2,13 @@
 //! little.
 
 use std::collections::VecDeque;
-use std::os::raw::c_char;
+use std::os::raw::{c_char, c_int};
 use std::slice;
 use std::sync::{Mutex, PoisonError};
 
-use dpdk_sys::{rte_openlog_stream, up_log_stream};
+use dpdk_sys::{RTE_LOG_ERR, rte_openlog_stream, up_log_stream};
 
-/// Lines that are kept, the last ones.
+/// Errors that are kept, the last ones.
 const MOST_LINES: usize = 64;
 
 static LINES: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
@@ -29,12 +29,12 @@ pub(super) fn clear() {
     lines(VecDeque::clear);
 }
 
-/// What was said during a call that failed: the first line is closest to the cause.
+/// The error that was told during a call that failed: the first one is closest to the cause.
 pub(super) fn cause() -> Option<String> {
     lines(|lines| lines.drain(..).next())
 }
 
-unsafe extern "C" fn keep(bytes: *const c_char, len: usize) {
+unsafe extern "C" fn keep(bytes: *const c_char, len: usize, level: c_int) {
     // SAFETY: the stream hands over `len` bytes that were written to it.
     let bytes = unsafe { slice::from_raw_parts(bytes.cast::<u8>(), len) };
     for line in String::from_utf8_lossy(bytes).lines() {
@@ -43,6 +43,9 @@ unsafe extern "C" fn keep(bytes: *const c_char, len: usize) {
             continue;
         }
         tracing::debug!(target: "dpdk", "{line}");
+        if level > RTE_LOG_ERR as c_int {
+            continue;
+        }
         lines(|lines| {
             if lines.len() == MOST_LINES {
                 lines.pop_front();

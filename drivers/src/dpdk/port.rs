@@ -18,6 +18,7 @@ use dpdk_sys::{
 use underpass_devices::MacAddr;
 
 use super::eal::{Eal, error_text};
+use super::gate::{Gate, Pass};
 use super::log;
 use super::mbuf::Mbufs;
 use super::namespace::Namespace;
@@ -34,6 +35,7 @@ pub(super) struct Port {
     name: CString,
     /// Where it is to be closed; `None`: anywhere.
     namespace: Option<Namespace>,
+    gate: Option<Gate>,
     queues: u16,
     pools: Vec<Pool>,
 }
@@ -134,14 +136,15 @@ impl Port {
             return Err(PortError::Other(reason.to_owned()));
         };
         let namespace = Namespace::current().ok();
-        Ok(Self { id, bus, name, namespace, queues: 0, pools: Vec::new() })
+        let gate = target.traits().needs_gate.then(Gate::new);
+        Ok(Self { id, bus, name, namespace, gate, queues: 0, pools: Vec::new() })
     }
 
     /// A port of a virtual device that its driver has made.
     pub(super) fn of_driver(id: u16, name: &str) -> Self {
         let name = CString::new(name).unwrap_or_default();
         let bus = c"vdev".to_owned();
-        Self { id, bus, name, namespace: None, queues: 0, pools: Vec::new() }
+        Self { id, bus, name, namespace: None, gate: None, queues: 0, pools: Vec::new() }
     }
 
     /// Configures it, gives its queues their mbufs, and starts it.
@@ -190,6 +193,11 @@ impl Port {
 
     pub(super) fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Leave to do one burst, for as long as the value lives; `None`: not now.
+    pub(super) fn pass(&self) -> Option<Pass> {
+        self.gate.as_ref().map_or_else(|| Some(Pass::free()), Gate::pass)
     }
 
     /// The pool of a queue, if the port has it.
@@ -340,6 +348,7 @@ impl Port {
 impl Drop for Port {
     fn drop(&mut self) {
         let _eal = Eal::running();
+        let _pass = self.gate.as_ref().map(Gate::wait);
         self.drain();
         match &self.namespace {
             Some(namespace) => namespace.run(|| self.close()),

@@ -120,6 +120,9 @@ impl DpdkRx {
         if room == 0 {
             return;
         }
+        let Some(_pass) = self.port.pass() else {
+            return;
+        };
         // SAFETY: the port is open, the queue is one of it and used by this value alone; `ready` has room
         // for so many behind `end`.
         let taken = unsafe {

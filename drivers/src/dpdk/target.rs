@@ -19,6 +19,8 @@ pub(super) struct Traits {
     pub(super) keeps: usize,
     /// It has an Ethernet interface of the kernel at its other end, with its own MAC address.
     pub(super) mirrors_mac: bool,
+    /// Its interrupts must not come while it is polled.
+    pub(super) needs_gate: bool,
     /// Its TCP segmentation takes no segment of a full MTU, for it counts the Ethernet header in
     /// (22.11), and it is done in software anyway.
     pub(super) poor_tso: bool,
@@ -50,6 +52,8 @@ impl Target<'_> {
             Traits { has_interface: true, ..none }
         } else if is("net_tap") {
             Traits { mirrors_mac: true, poor_tso: true, ..none }
+        } else if is("net_memif") {
+            Traits { needs_gate: true, ..none }
         } else if is("net_vhost") || is("net_virtio_user") {
             Traits { queues_arg: Some("queues"), ..none }
         } else {

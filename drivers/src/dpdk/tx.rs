@@ -174,6 +174,9 @@ impl DpdkTx {
 
     /// Gives the driver what is written. It takes as much as it has room for.
     fn hand_over(&mut self, now: Instant) {
+        let Some(_pass) = self.port.pass() else {
+            return;
+        };
         let mut taken = 0;
         let waiting = self.written.len();
         while taken < waiting {
