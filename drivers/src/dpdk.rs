@@ -22,8 +22,10 @@
 //! ([`mbufs_lost`]).
 //!
 //! **Virtual links.** A kernel at the other end of a veth pair sends partial checksums, which the driver
-//! tells by their value, and superframes (TSO), which `net_af_packet` cuts off at the length of its slots:
-//! `ethtool -K PEER tso off gso off` helps what comes from there. `net_af_xdp` and `net_tap` need no such thing.
+//! tells by their value, and superframes (TSO). `net_af_packet` cuts off what is longer than its slots of
+//! 2 KiB: superframes, which the sender has to be kept from (`ethtool -K PEER tso off gso off`), and fragmented
+//! packets, for it has the kernel put them together; longer slots take those (`framesz=16384,blocksz=65536`).
+//! `net_af_xdp` and `net_tap` get neither.
 //!
 //! **`net_af_xdp`** of 22.11 (with libxdp 1.3) does not close its socket: a queue of an interface can be
 //! opened once in a process, and the mbufs in its fill ring do not come back.
@@ -67,7 +69,8 @@ pub struct DpdkConfig {
     pub args: Vec<(String, String)>,
     /// Arguments of the EAL, for the first device of the process; later ones have none or the same.
     pub eal: Vec<String>,
-    /// Station address; `None`: the device's own. Another one makes the device promiscuous.
+    /// Station address, which makes the device promiscuous; `None`: the device's own or, on `net_tap`, whose
+    /// address is that of the kernel's end, one close to it.
     pub mac: Option<MacAddr>,
     /// Largest IP packet; `None`: what the device has when it is attached.
     pub mtu: Option<u16>,
@@ -134,14 +137,22 @@ impl DpdkDevice {
             None => None,
         };
         let traits = target.traits();
-        let wanted =
-            Wanted { keeps: traits.keeps, tso: !traits.poor_tso, ..opening.wanted(queues.max(1)) };
+        let wanted = Wanted {
+            keeps: traits.keeps,
+            tso: !traits.poor_tso,
+            room: target.slot_len(),
+            ..opening.wanted(queues.max(1))
+        };
         let (port, found) = opening.attach(&target, &wanted)?;
         let mut caps = opening.caps(&found);
+        if traits.mirrors_mac && config.mac.is_none() {
+            // Another one than that of the kernel at the other end.
+            caps.mac.0[5] ^= 1;
+        }
+        caps.rx_coalesced |= target.slot_len() > caps.max_frame();
         if let Some(link) = &link {
             caps.mtu = caps.mtu.min(link.mtu);
         }
-        caps.shares_mac = traits.mirrors_mac && caps.mac == found.mac;
         let port = Arc::new(port);
         (0..wanted.queues)
             .map(|queue| {
@@ -275,6 +286,7 @@ impl Opening<'_> {
             offload: self.config.offload,
             keeps: 0,
             tso: true,
+            room: 0,
             promiscuous: self.config.mac.is_some(),
         }
     }

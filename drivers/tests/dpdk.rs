@@ -321,7 +321,9 @@ fn a_capture_is_replayed_and_written() {
     let mut device = open(&format!("dpdk:{name},rx_pcap={from_path},tx_pcap={to_path}")).unwrap();
     let received = receive(&mut device, frames.len());
     assert_eq!(received, frames);
-    received.iter().for_each(|frame| send(&mut device, frame));
+    for frame in &received {
+        send(&mut device, frame);
+    }
     drop(device);
     let written = std::fs::read(&to).unwrap();
     for path in [from, to] {

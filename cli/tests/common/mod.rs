@@ -72,13 +72,13 @@ impl Lab {
         lab
     }
 
-    /// DPDK's driver of packet sockets at one end of a veth pair. It cuts off what is longer than an
-    /// MTU, so that the other end may not send such frames.
+    /// DPDK's driver of packet sockets at one end of a veth pair. It has no room for superframes, which the
+    /// other end therefore may not send, but some for fragments that the kernel has put together.
     #[cfg(feature = "dpdk")]
     pub(crate) fn dpdk() -> Self {
         let mut lab = Self::packet();
         lab.peer_ok("ethtool", &["-K", "veth1", "tso", "off", "gso", "off"]);
-        lab.spec = "dpdk:net_af_packet0,iface=veth0";
+        lab.spec = "dpdk:net_af_packet0,iface=veth0,framesz=16384,blocksz=65536";
         lab
     }
 
@@ -89,8 +89,10 @@ impl Lab {
         let lab = Self::new(ours, None, "dpdk:net_tap0,iface=tap0");
         let add = ["tuntap", "add", "dev", "tap0", "mode", "tap", "multi_queue"];
         lab.peer_ok("ip", &add);
+        // It is down between one command and the next.
+        lab.ours.sysctl("net.ipv6.conf.tap0.keep_addr_on_down", "1").unwrap();
         for address in ["10.7.0.1/24", "fd07::1/64"] {
-            lab.peer_ok("ip", &["addr", "add", address, "dev", "tap0"]);
+            lab.peer_ok("ip", &["addr", "add", address, "dev", "tap0", "nodad"]);
         }
         lab
     }

@@ -52,6 +52,9 @@ impl Gate {
     /// For one burst; `None`: not now.
     #[allow(clippy::unused_self, reason = "whoever has a gate may pass")]
     pub(super) fn pass(&self) -> Option<Pass> {
+        if BURSTS.load(Ordering::SeqCst) & CLOSED != 0 {
+            return None;
+        }
         // In front of what follows, and seen by the interrupt thread before it goes.
         if BURSTS.fetch_add(1, Ordering::SeqCst) & CLOSED == 0 {
             return Some(Pass { gated: true });
@@ -60,13 +63,13 @@ impl Gate {
         None
     }
 
-    /// The same for a control call, as soon as it may be.
+    /// The same, as soon as it may be.
     pub(super) fn wait(&self) -> Pass {
         loop {
             if let Some(pass) = self.pass() {
                 return pass;
             }
-            thread::sleep(OPEN / 20);
+            thread::yield_now();
         }
     }
 }

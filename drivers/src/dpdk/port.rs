@@ -52,6 +52,8 @@ pub(super) struct Wanted {
     /// Mbufs that the driver keeps.
     pub(super) keeps: usize,
     pub(super) tso: bool,
+    /// Bytes of a frame that an mbuf is to hold at least.
+    pub(super) room: usize,
     /// Take frames for other stations, too.
     pub(super) promiscuous: bool,
 }
@@ -155,7 +157,7 @@ impl Port {
             return Err(format!("it has {most} queues, and {queues} are wanted"));
         }
         let mtu = wanted.mtu.unwrap_or(self.mtu()?);
-        let room = (usize::from(mtu) + AROUND_MTU).next_multiple_of(64);
+        let room = (usize::from(mtu) + AROUND_MTU).next_multiple_of(64).max(wanted.room);
         let room = room.clamp(LEAST_ROOM, MOST_ROOM);
         let mut found = self.configure(&info, wanted, mtu, room)?;
         if wanted.mtu.is_some() {
@@ -198,6 +200,11 @@ impl Port {
     /// Leave to do one burst, for as long as the value lives; `None`: not now.
     pub(super) fn pass(&self) -> Option<Pass> {
         self.gate.as_ref().map_or_else(|| Some(Pass::free()), Gate::pass)
+    }
+
+    /// The same, as soon as it may be.
+    pub(super) fn wait(&self) -> Pass {
+        self.gate.as_ref().map_or_else(Pass::free, Gate::wait)
     }
 
     /// The pool of a queue, if the port has it.
@@ -348,7 +355,7 @@ impl Port {
 impl Drop for Port {
     fn drop(&mut self) {
         let _eal = Eal::running();
-        let _pass = self.gate.as_ref().map(Gate::wait);
+        let _pass = self.wait();
         self.drain();
         match &self.namespace {
             Some(namespace) => namespace.run(|| self.close()),

@@ -13,11 +13,11 @@ pub(super) struct Target<'a> {
 pub(super) struct Traits {
     /// The argument that says how many queues a virtual device has, unless it has as many as are asked for.
     pub(super) queues_arg: Option<&'static str>,
-    /// It puts itself on the network interface that the argument `iface` names.
-    pub(super) has_interface: bool,
+    /// The argument that names the network interface on which it puts itself.
+    pub(super) interface_arg: Option<&'static str>,
     /// Mbufs that it keeps for itself while it is open, besides those in its rings.
     pub(super) keeps: usize,
-    /// It has an Ethernet interface of the kernel at its other end, with its own MAC address.
+    /// It has an interface of the kernel at its other end, which has its MAC address.
     pub(super) mirrors_mac: bool,
     /// Its interrupts must not come while it is polled.
     pub(super) needs_gate: bool,
@@ -44,12 +44,13 @@ impl Target<'_> {
     pub(super) fn traits(&self) -> Traits {
         let is = |driver| self.name.starts_with(driver);
         let none = Traits::default();
+        let interface_arg = Some("iface");
         if is("net_af_packet") {
-            Traits { queues_arg: Some("qpairs"), has_interface: true, ..none }
+            Traits { queues_arg: Some("qpairs"), interface_arg, ..none }
         } else if is("net_af_xdp") {
-            Traits { queues_arg: Some("queue_count"), has_interface: true, keeps: 4096, ..none }
+            Traits { queues_arg: Some("queue_count"), interface_arg, keeps: 4096, ..none }
         } else if is("net_pcap") {
-            Traits { has_interface: true, ..none }
+            Traits { interface_arg, ..none }
         } else if is("net_tap") {
             Traits { mirrors_mac: true, poor_tso: true, ..none }
         } else if is("net_memif") {
@@ -63,7 +64,13 @@ impl Target<'_> {
 
     /// The interface that it is put on.
     pub(super) fn interface(&self) -> Option<&str> {
-        self.arg("iface").filter(|_| self.traits().has_interface)
+        self.traits().interface_arg.and_then(|key| self.arg(key))
+    }
+
+    /// Bytes of a frame that its driver wants to put into an mbuf, where an argument says so.
+    pub(super) fn slot_len(&self) -> usize {
+        let len = self.arg("framesz").filter(|_| self.name.starts_with("net_af_packet"));
+        len.and_then(|len| len.parse().ok()).unwrap_or(0)
     }
 
     pub(super) fn arg(&self, wanted: &str) -> Option<&str> {
