@@ -1,6 +1,6 @@
 //! How long do a message of 64 bytes and its answer take over one TCP connection, on which device?
 //! The other end is the kernel's TCP in a namespace of its own. Every contender runs once per round.
-//! Needs root, and `xdp` the cargo feature of that name.
+//! Needs root, and `xdp` and `dpdk-…` the cargo features of those names.
 //!
 //! Two kinds of contenders are comparable among themselves only:
 //! - *asleep*: whoever waits blocks in a system call, or, for a stack with a thread of its own, after
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use serde::Serialize;
 use underpass::{Stack, TcpStream};
 use underpass_benches::kernel;
@@ -39,8 +39,8 @@ struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Devices to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Medium::Tap, Medium::Packet])]
-    device: Vec<Medium>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Wire::Tap, Wire::Packet])]
+    device: Vec<Wire>,
     /// Microseconds that the stack's thread polls its device before it sleeps; several values are
     /// measured beside each other.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 50])]
@@ -48,13 +48,6 @@ struct Options {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Medium {
-    Tap,
-    Packet,
-    Xdp,
 }
 
 /// One contender.
@@ -106,13 +99,7 @@ fn main() -> Result<()> {
 }
 
 fn contenders(options: &Options) -> Vec<Contender> {
-    let wires = || {
-        options.device.iter().map(|medium| match medium {
-            Medium::Tap => Wire::Tap,
-            Medium::Packet => Wire::Packet,
-            Medium::Xdp => Wire::Xdp,
-        })
-    };
+    let wires = || options.device.iter().copied();
     let mut list = Vec::new();
     for wire in wires() {
         let threads = options.busy_poll.iter().map(|us| Duration::from_micros(*us));

@@ -2,8 +2,8 @@
 //!
 //! - `memory`: both ends of a link in memory, turned by one thread, beside bare smoltcp on the same
 //!   link;
-//! - `tap`, `packet`, `xdp`: the stack beside the kernel's TCP, whose peer is the kernel's TCP in a
-//!   network namespace of its own. Needs root, and `xdp` the cargo feature of that name.
+//! - `tap`, `packet` and the others: the stack beside the kernel's TCP, whose peer is the kernel's TCP in
+//!   a network namespace of its own. Needs root, and `xdp` and `dpdk-…` the cargo features of those names.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod memory;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use clap::builder::PossibleValue;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use underpass_benches::lab::Wire;
@@ -28,7 +29,7 @@ struct Options {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Devices to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Medium::Memory, Medium::Tap, Medium::Packet])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Medium::Memory, Medium::Wire(Wire::Tap), Medium::Wire(Wire::Packet)])]
     device: Vec<Medium>,
     /// Microseconds that the stack's thread polls its device before it sleeps; several values are
     /// measured beside each other.
@@ -49,12 +50,31 @@ struct Options {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Medium {
     Memory,
-    Tap,
-    Packet,
-    Xdp,
+    Wire(Wire),
+}
+
+impl ValueEnum for Medium {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Memory,
+            Self::Wire(Wire::Tap),
+            Self::Wire(Wire::Packet),
+            Self::Wire(Wire::Xdp),
+            Self::Wire(Wire::DpdkTap),
+            Self::Wire(Wire::DpdkPacket),
+            Self::Wire(Wire::DpdkXdp),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Memory => Some("memory".into()),
+            Self::Wire(wire) => wire.to_possible_value(),
+        }
+    }
 }
 
 /// Who runs the stack.
@@ -140,9 +160,7 @@ fn contenders(options: &Options) -> Vec<(Contender, Direction)> {
                 }
                 continue;
             }
-            Medium::Tap => Wire::Tap,
-            Medium::Packet => Wire::Packet,
-            Medium::Xdp => Wire::Xdp,
+            Medium::Wire(wire) => *wire,
         };
         let both = [false, true].into_iter().filter(|offload| !offload || wire.has_offloads());
         for offload in both {
@@ -249,13 +267,13 @@ fn print_ratios(rows: &[Row]) {
             );
         }
     }
-    for wire in [Wire::Tap, Wire::Packet, Wire::Xdp] {
+    for wire in Wire::value_variants() {
         for direction in [Direction::Send, Direction::Receive] {
             let of = |offload: bool| {
                 best(&|row| {
                     row.offload == offload
                         && row.direction == direction
-                        && matches!(row.kind, Contender::Stack { wire: w, .. } if w == wire)
+                        && matches!(row.kind, Contender::Stack { wire: w, .. } if w == *wire)
                 })
             };
             for offload in [false, true] {

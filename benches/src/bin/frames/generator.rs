@@ -6,9 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use anyhow::{Result, anyhow};
+use underpass_benches::cpus::stay_on;
 use underpass_drivers::lab::Flood;
 
-use crate::link::{Count, Link, PEER, stay_on};
+use crate::link::{Count, Link, PEER};
 
 /// Frames sent first, to see how long a frame takes.
 const TRIAL: u32 = 1 << 18;

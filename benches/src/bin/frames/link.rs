@@ -6,7 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use underpass::devices::MacAddr;
 use underpass_drivers::lab::{Namespace, veth};
 
@@ -84,31 +83,4 @@ pub(crate) enum Count {
     Arrived = 1,
     /// Frames that have left.
     Sent = 9,
-}
-
-/// Where the two sides run, so that neither takes the other's time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cpus {
-    /// The device and whoever polls it.
-    pub(crate) device: usize,
-    /// The generator, and the control thread of testpmd.
-    pub(crate) generator: usize,
-}
-
-impl Cpus {
-    pub(crate) fn choose() -> Result<Self> {
-        let allowed = sched_getaffinity(None)?;
-        let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
-        let (Some(generator), Some(device)) = (cpus.next(), cpus.next()) else {
-            anyhow::bail!("two CPUs are needed: one for the device and one for the generator");
-        };
-        Ok(Self { device, generator })
-    }
-}
-
-/// Keeps the calling thread on one CPU.
-pub(crate) fn stay_on(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).context("choosing a CPU")
 }

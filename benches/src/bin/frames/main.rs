@@ -1,5 +1,6 @@
 //! How many frames per second does a device receive and send, without a stack? Beside DPDK's
-//! `dpdk-testpmd` with the driver `net_af_xdp` on the same link, in turns. Needs root.
+//! `dpdk-testpmd` on the same link, in turns: with the same driver if ours is one of DPDK's, with
+//! `net_af_xdp` otherwise. Needs root, and `xdp` and `dpdk-…` the cargo features of those names.
 //!
 //! Every measurement has a veth pair of its own, whose ends are in two namespaces. The contender
 //! polls on one CPU and does nothing with a frame.
@@ -18,8 +19,8 @@ mod frame;
 mod generator;
 mod link;
 mod ours;
+mod peer;
 mod report;
-mod testpmd;
 
 use std::time::Duration;
 
@@ -27,11 +28,12 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use underpass::devices::MacAddr;
+use underpass_benches::cpus::Cpus;
+use underpass_benches::testpmd::{self, Pmd, Settings};
 use underpass_drivers::Spec;
 
-use crate::link::{Cpus, Link, OWN};
+use crate::link::{Link, OWN};
 use crate::report::{Row, print, rows};
-use crate::testpmd::Settings;
 
 /// Frames per second of a device.
 #[derive(Parser)]
@@ -69,6 +71,8 @@ struct Options {
 enum Kind {
     Packet,
     Xdp,
+    DpdkPacket,
+    DpdkXdp,
 }
 
 impl Kind {
@@ -77,8 +81,18 @@ impl Kind {
             Self::Packet => format!("packet:{OWN}"),
             // Every frame is for us: there is no kernel station on the interface.
             Self::Xdp => format!("xdp:{OWN},share=off"),
+            Self::DpdkPacket => format!("dpdk:net_af_packet0,iface={OWN}"),
+            Self::DpdkXdp => format!("dpdk:net_af_xdp0,iface={OWN}"),
         };
         Ok(text.parse()?)
+    }
+
+    /// What testpmd is to be beside it.
+    fn peer(self) -> Pmd {
+        match self {
+            Self::DpdkPacket => Pmd::AfPacket,
+            Self::Packet | Self::Xdp | Self::DpdkXdp => Pmd::AfXdp,
+        }
     }
 }
 
@@ -92,7 +106,12 @@ enum Direction {
 /// Who receives or sends.
 #[derive(Clone, Debug)]
 enum Who {
-    Ours { spec: Spec, burst: usize },
+    /// `beside` is the driver of testpmd that it is compared with.
+    Ours {
+        spec: Spec,
+        burst: usize,
+        beside: Pmd,
+    },
     Testpmd(Settings),
 }
 
@@ -138,15 +157,25 @@ fn main() -> Result<()> {
 }
 
 fn contenders(options: &Options) -> Result<Vec<Contender>> {
-    let specs: Result<Vec<Spec>> = options.device.iter().map(|kind| kind.spec()).collect();
-    let mut specs = specs?;
-    specs.extend(options.spec.iter().cloned());
+    let mut ours = Vec::new();
+    for kind in &options.device {
+        ours.push((kind.spec()?, kind.peer()));
+    }
+    ours.extend(options.spec.iter().map(|spec| (spec.clone(), Pmd::AfXdp)));
+    let budgets = options.busy_budget.iter().map(|frames| Pmd::AfXdp.with(Some(*frames)));
+    let drivers =
+        [(Pmd::AfPacket, vec![Pmd::AfPacket.with(None)]), (Pmd::AfXdp, budgets.collect())];
     let mut everybody = Vec::new();
-    for burst in &options.burst {
-        everybody.extend(specs.iter().map(|spec| Who::Ours { spec: spec.clone(), burst: *burst }));
-        everybody.extend(options.busy_budget.iter().map(|busy_budget| {
-            Who::Testpmd(Settings { busy_budget: *busy_budget, burst: *burst })
-        }));
+    for burst in options.burst.iter().copied() {
+        for (spec, beside) in &ours {
+            everybody.push(Who::Ours { spec: spec.clone(), burst, beside: *beside });
+        }
+        for (pmd, devices) in &drivers {
+            if ours.iter().any(|(_, beside)| beside == pmd) {
+                let settings = |device| Who::Testpmd(Settings { device, burst });
+                everybody.extend(devices.iter().copied().map(settings));
+            }
+        }
     }
     if !testpmd::is_installed() {
         eprintln!("dpdk-testpmd is not installed (Debian: {}): ours alone", testpmd::PACKAGE);
@@ -176,12 +205,10 @@ impl Contender {
             Direction::Receive => {
                 let frame = frame::datagram(size, own, peer);
                 let received = match &self.who {
-                    Who::Ours { spec, burst } => {
+                    Who::Ours { spec, burst, .. } => {
                         ours::receive(&link, spec, &frame, *burst, cpus, time)
                     }
-                    Who::Testpmd(settings) => {
-                        testpmd::receive(&link, *settings, &frame, cpus, time)
-                    }
+                    Who::Testpmd(settings) => peer::receive(&link, *settings, &frame, cpus, time),
                 }?;
                 Measured { rate: received.taken, arrived: Some(received.arrived) }
             }
@@ -189,10 +216,10 @@ impl Contender {
                 // As testpmd's frames, it is not for the station at the other end.
                 let frame = frame::datagram(size, peer, own);
                 let rate = match &self.who {
-                    Who::Ours { spec, burst } => {
+                    Who::Ours { spec, burst, .. } => {
                         ours::transmit(&link, spec, &frame, *burst, cpus, time)
                     }
-                    Who::Testpmd(settings) => testpmd::transmit(&link, *settings, size, cpus, time),
+                    Who::Testpmd(settings) => peer::transmit(&link, *settings, size, cpus, time),
                 }?;
                 Measured { rate, arrived: None }
             }
@@ -205,9 +232,7 @@ impl Who {
     fn name(&self) -> String {
         match self {
             Self::Ours { spec, .. } => format!("ours, {spec}"),
-            Self::Testpmd(settings) => {
-                format!("testpmd, net_af_xdp, busy_budget={}", settings.busy_budget)
-            }
+            Self::Testpmd(settings) => format!("testpmd, {}", settings.device),
         }
     }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant as Clock};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use underpass::devices::{Device, Instant, RxQueue, TxMeta, TxQueue};
+use underpass_benches::cpus::{Cpus, stay_on};
 use underpass_drivers::{AnyDevice, Spec};
 
 use crate::generator::{Received, under_load};
-use crate::link::{Cpus, Link, stay_on};
+use crate::link::Link;
 
 /// Time from the first frame sent to the beginning of the measurement.
 const WARM_UP: Duration = Duration::from_millis(100);

@@ -16,7 +16,7 @@ pub(crate) struct Row {
     frames_per_second: Spread,
     /// What has arrived at the interface, if it was about receiving.
     arrived_per_second: Option<Spread>,
-    /// Ours / testpmd with its best settings, within each round.
+    /// Ours / testpmd with the best settings of its driver, within each round.
     ratio: Option<Spread>,
 }
 
@@ -25,8 +25,12 @@ pub(crate) fn rows(contenders: &[Contender], results: &[Vec<Measured>]) -> Vec<R
     let mut rows = Vec::new();
     for (contender, values) in measured() {
         let Some(frames_per_second) = rates(values) else { continue };
+        let beside = match contender.who {
+            Who::Ours { beside, .. } => Some(beside),
+            Who::Testpmd(_) => None,
+        };
         let peers = measured().filter(|(peer, _)| {
-            matches!(peer.who, Who::Testpmd(_))
+            matches!(peer.who, Who::Testpmd(settings) if Some(settings.device.pmd) == beside)
                 && (peer.direction, peer.size) == (contender.direction, contender.size)
         });
         let median = |values: &[Measured]| rates(values).map_or(0.0, |rate| rate.median);
@@ -35,7 +39,6 @@ pub(crate) fn rows(contenders: &[Contender], results: &[Vec<Measured>]) -> Vec<R
             let ratios = values.iter().zip(peer).map(|(ours, peer)| ours.rate / peer.rate);
             Spread::of(&ratios.collect::<Vec<_>>())
         };
-        let is_ours = matches!(contender.who, Who::Ours { .. });
         let arrived: Vec<f64> = values.iter().filter_map(|value| value.arrived).collect();
         rows.push(Row {
             direction: contender.direction,
@@ -44,7 +47,7 @@ pub(crate) fn rows(contenders: &[Contender], results: &[Vec<Measured>]) -> Vec<R
             burst: contender.who.burst(),
             frames_per_second,
             arrived_per_second: Spread::of(&arrived),
-            ratio: best.filter(|_| is_ours).and_then(ratios),
+            ratio: best.and_then(ratios),
         });
     }
     rows

@@ -1,8 +1,10 @@
-//! DPDK's packet generator and counter, `dpdk-testpmd`, on an interface of a namespace.
+//! DPDK's packet generator, counter and echo station, `dpdk-testpmd`, on an interface of a namespace.
 //!
-//! Source: doc.dpdk.org, Testpmd Application User Guide and "AF_XDP Poll Mode Driver".
+//! Source: doc.dpdk.org, Testpmd Application User Guide, "AF_XDP Poll Mode Driver" and "AF_PACKET Poll Mode
+//! Driver".
 
 use std::env;
+use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -10,72 +12,73 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use anyhow::{Context as _, Result, bail};
+use underpass_drivers::lab::Namespace;
 
-use crate::generator::{Received, under_load};
-use crate::link::{Cpus, Link, OWN};
+use crate::cpus::Cpus;
 
 /// Debian's package of the program.
-pub(crate) const PACKAGE: &str = "dpdk-dev";
+pub const PACKAGE: &str = "dpdk-dev";
 
 const PROGRAM: &str = "dpdk-testpmd";
 /// How long starting, answering and leaving may take.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Time from the first frame sent to the beginning of the measurement.
-const WARM_UP: Duration = Duration::from_millis(100);
 
 /// What testpmd is given to work with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
-    /// Frames that the kernel's preferred busy polling handles per call; 0 switches it off, 64 is
-    /// the driver's default.
-    pub(crate) busy_budget: u32,
+pub struct Settings {
+    /// What it polls.
+    pub device: PmdDevice,
     /// Frames per burst.
-    pub(crate) burst: usize,
+    pub burst: usize,
+}
+
+/// A driver of DPDK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pmd {
+    /// `net_af_packet`.
+    AfPacket,
+    /// `net_af_xdp`.
+    AfXdp,
+}
+
+/// A driver and its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PmdDevice {
+    /// The driver.
+    pub pmd: Pmd,
+    /// Frames that the kernel's preferred busy polling handles per call; 0 switches it off, 64 is
+    /// the default of `net_af_xdp`.
+    busy_budget: Option<u32>,
+}
+
+impl Pmd {
+    /// With this `busy_budget`, which only `net_af_xdp` has.
+    pub fn with(self, busy_budget: Option<u32>) -> PmdDevice {
+        PmdDevice { pmd: self, busy_budget }
+    }
+}
+
+impl fmt::Display for PmdDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.pmd {
+            Pmd::AfPacket => "net_af_packet",
+            Pmd::AfXdp => "net_af_xdp",
+        })?;
+        match self.busy_budget {
+            Some(frames) => write!(f, ",busy_budget={frames}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Whether the program is installed.
-pub(crate) fn is_installed() -> bool {
+pub fn is_installed() -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|dir| dir.join(PROGRAM).is_file())
 }
 
-/// Receives frames.
-pub(crate) fn receive(
-    link: &Link,
-    settings: Settings,
-    frame: &[u8],
-    cpus: Cpus,
-    time: Duration,
-) -> Result<Received> {
-    let mut testpmd = Testpmd::start(link, settings, cpus, &["set fwd rxonly", "start"])?;
-    let received = under_load(link, frame, cpus.generator, time, || {
-        // It divides by its own time between two questions.
-        testpmd.received_per_second()?;
-        thread::sleep(time);
-        testpmd.received_per_second()
-    })?;
-    testpmd.leave()?;
-    Ok(received)
-}
-
-/// Sends frames of `len` bytes. Returns frames per second.
-pub(crate) fn transmit(
-    link: &Link,
-    settings: Settings,
-    len: usize,
-    cpus: Cpus,
-    time: Duration,
-) -> Result<f64> {
-    let length = format!("set txpkts {len}");
-    let testpmd = Testpmd::start(link, settings, cpus, &["set fwd txonly", &length, "start"])?;
-    thread::sleep(WARM_UP);
-    let rate = link.sent_per_second(time);
-    testpmd.leave()?;
-    rate
-}
-
 /// A running testpmd, driven through its command line.
-struct Testpmd {
+pub struct Testpmd {
     child: Child,
     commands: ChildStdin,
     output: Receiver<String>,
@@ -84,18 +87,23 @@ struct Testpmd {
 }
 
 impl Testpmd {
-    /// Starts the program, gives it the commands, and waits until it forwards.
-    fn start(link: &Link, settings: Settings, cpus: Cpus, commands: &[&str]) -> Result<Self> {
+    /// Starts the program on an interface, gives it the commands, and waits until it forwards.
+    pub fn start(
+        (namespace, interface): (&Namespace, &str),
+        settings: Settings,
+        cpus: Cpus,
+        commands: &[&str],
+    ) -> Result<Self> {
         let (reader, writer) = io::pipe()?;
         // Line by line: it would say nothing before its buffer is full.
         let mut command = Command::new("stdbuf");
         command
             .args(["--output=L", PROGRAM])
-            .args(arguments(settings, cpus))
+            .args(arguments(interface, settings, cpus))
             .stdin(Stdio::piped())
             .stdout(writer.try_clone()?)
             .stderr(writer);
-        let mut child = link.own.run(|| command.spawn()).context("starting dpdk-testpmd")?;
+        let mut child = namespace.run(|| command.spawn()).context("starting dpdk-testpmd")?;
         // With it goes our copy of the pipe's other end: the output ends when the program does.
         drop(command);
         let input = child.stdin.take().context("its input is a pipe")?;
@@ -116,7 +124,7 @@ impl Testpmd {
     }
 
     /// Frames per second since the last question.
-    fn received_per_second(&mut self) -> Result<f64> {
+    pub fn received_per_second(&mut self) -> Result<f64> {
         self.say("show port stats 0")?;
         let line = self.wait_for("Rx-pps:")?;
         let number = line.split_whitespace().nth(1).and_then(|number| number.parse().ok());
@@ -124,7 +132,7 @@ impl Testpmd {
     }
 
     /// Stops it, so that it takes its XDP program from the interface.
-    fn leave(mut self) -> Result<()> {
+    pub fn leave(mut self) -> Result<()> {
         self.say("stop")?;
         self.say("quit")?;
         self.wait_for("Bye")?;
@@ -172,8 +180,8 @@ impl Drop for Testpmd {
 }
 
 /// Without huge pages, PCI devices and files: nothing to prepare, and nothing left behind.
-fn arguments(settings: Settings, cpus: Cpus) -> Vec<String> {
-    let device = format!("net_af_xdp0,iface={OWN},busy_budget={}", settings.busy_budget);
+fn arguments(interface: &str, settings: Settings, cpus: Cpus) -> Vec<String> {
+    let device = format!("{},iface={interface}", settings.device);
     let lcores = format!("0@{},1@{}", cpus.generator, cpus.device);
     let burst = format!("--burst={}", settings.burst);
     let environment = ["--no-huge", "-m", "512", "--no-pci", "--no-shconf", "--no-telemetry"];
