@@ -4,12 +4,14 @@
 
 mod dissector;
 mod fuzz;
+mod guest;
 mod run;
 mod setup;
 mod test;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Developer commands of Underpass.
@@ -26,6 +28,8 @@ enum Command {
     Setup,
     /// Run the fuzz targets: needs a nightly toolchain
     Fuzz(fuzz::Args),
+    /// A virtual machine with Debian's kernel, to try modules and drivers in
+    Guest(guest::Args),
     /// Everything that is checked before a change is merged: this is what CI runs
     Test(test::Args),
     /// A Lua script that tells Wireshark and tshark about our protocols
@@ -34,18 +38,20 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Setup => setup::setup(),
-        Command::Fuzz(args) => fuzz::fuzz(&args),
-        Command::Test(args) => test::test(&args),
-        Command::Dissector(args) => dissector::dissector(&args),
+        Command::Guest(args) => guest::guest(&args),
+        Command::Setup => succeed(setup::setup()),
+        Command::Fuzz(args) => succeed(fuzz::fuzz(&args)),
+        Command::Test(args) => succeed(test::test(&args)),
+        Command::Dissector(args) => succeed(dissector::dissector(&args)),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn succeed(result: Result<()>) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

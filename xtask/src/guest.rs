@@ -1,0 +1,67 @@
+//! A virtual machine with a kernel of Debian's, for what the kernel of this machine may not be able
+//! to do: load a module, bind a network card to a userspace driver, survive a bug.
+//!
+//! QEMU emulates the processor, so that neither `/dev/kvm` nor privilege is needed. The guest sees
+//! this machine's files as they are, and keeps what it writes to them in its memory.
+
+mod cache;
+mod folder;
+mod initramfs;
+mod interrupt;
+mod kernel;
+mod kernel_log;
+mod machine;
+mod stock;
+mod vmlinux;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+
+use self::machine::{Job, Machine};
+
+/// Arguments of `cargo xtask guest`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command as root in the guest, in this folder and with this environment: a runner for cargo
+    Run {
+        #[command(flatten)]
+        machine: Machine,
+        /// End the guest after so many seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        timeout: u64,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// A shell in the guest; Ctrl-A X ends the guest at once
+    Shell {
+        #[command(flatten)]
+        machine: Machine,
+    },
+}
+
+/// Runs the guest; its command's exit code becomes ours.
+pub(crate) fn guest(args: &Args) -> Result<ExitCode> {
+    interrupt::watch()?;
+    match &args.command {
+        Command::Run { machine, timeout, command } => {
+            let job = Job { command, environment: &[], limit: Duration::from_secs(*timeout) };
+            let outcome = machine.run(&job)?;
+            if let Some(complaint) = outcome.complaint() {
+                bail!(complaint);
+            }
+            Ok(ExitCode::from(outcome.code))
+        }
+        Command::Shell { machine } => machine.shell().map(ExitCode::from),
+    }
+}
