@@ -11,7 +11,10 @@ mod interrupt;
 mod kernel;
 mod kernel_log;
 mod machine;
+mod module;
+mod program;
 mod stock;
+mod suite;
 mod vmlinux;
 
 use std::ffi::OsString;
@@ -22,6 +25,7 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 
 use self::machine::{Job, Machine};
+use self::suite::Suite;
 
 /// Arguments of `cargo xtask guest`.
 #[derive(Debug, clap::Args)]
@@ -43,6 +47,13 @@ enum Command {
         #[arg(last = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
+    /// Run a suite of tests in the guest
+    Test {
+        suite: Suite,
+        /// Which kernel it boots
+        #[arg(long, value_enum, default_value = "stock")]
+        kernel: kernel::Choice,
+    },
     /// A shell in the guest; Ctrl-A X ends the guest at once
     Shell {
         #[command(flatten)]
@@ -61,6 +72,10 @@ pub(crate) fn guest(args: &Args) -> Result<ExitCode> {
                 bail!(complaint);
             }
             Ok(ExitCode::from(outcome.code))
+        }
+        Command::Test { suite, kernel } => {
+            suite.run(*kernel)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Shell { machine } => machine.shell().map(ExitCode::from),
     }

@@ -23,6 +23,8 @@ pub(super) struct Kernel {
     pub(super) image: PathBuf,
     /// The folder that `lib/modules` is in.
     pub(super) modules: PathBuf,
+    /// The folder in which modules are built for it.
+    pub(super) headers: PathBuf,
     /// What it needs on its command line.
     pub(super) parameters: &'static str,
 }

@@ -23,13 +23,14 @@ pub(super) fn get() -> Result<Kernel> {
     Ok(Kernel {
         image: folder.join("vmlinux"),
         modules: folder,
+        headers: Path::new(HEADERS).join(format!("linux-headers-{release}")),
         parameters: "tsc=reliable no_timer_check",
         release,
     })
 }
 
 /// The newest release whose headers are installed.
-pub(super) fn release() -> Result<String> {
+fn release() -> Result<String> {
     let names = fs::read_dir(HEADERS).into_iter().flatten().flatten();
     names
         .filter_map(|entry| release_of(&entry.file_name().to_string_lossy()).map(str::to_owned))
@@ -37,11 +38,6 @@ pub(super) fn release() -> Result<String> {
         .with_context(|| {
             format!("no {HEADERS}/linux-headers-*-amd64: apt-get install linux-headers-amd64")
         })
-}
-
-/// The folder that Kbuild takes for the kernel of a release.
-pub(super) fn headers(release: &str) -> PathBuf {
-    Path::new(HEADERS).join(format!("linux-headers-{release}"))
 }
 
 /// Of `linux-headers-6.1.0-56-amd64` what follows the second dash. The kernels for clouds lack the

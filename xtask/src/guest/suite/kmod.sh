@@ -1,0 +1,3 @@
+# The kernel module goes in and out.
+insmod "$MODULE"
+rmmod underpass_ring
