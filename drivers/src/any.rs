@@ -4,9 +4,11 @@ use underpass_devices::{
     Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, MemoryRx,
     MemoryTx, RxQueue, Selection, SendError, TxMeta, TxQueue, Wake,
 };
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "kring"))]
 use underpass_devices::{Vlan, VlanRx, VlanTx};
 
+#[cfg(feature = "kring")]
+use crate::kring::{KringDevice, KringRx, KringTx};
 #[cfg(feature = "packet")]
 use crate::packet::{PacketDevice, PacketRx, PacketTx};
 #[cfg(feature = "tap")]
@@ -36,6 +38,9 @@ pub enum AnyDevice {
     /// `xdp:`
     #[cfg(feature = "xdp")]
     Xdp(Vlan<XdpDevice>),
+    /// `kring:`
+    #[cfg(feature = "kring")]
+    Kring(Vlan<KringDevice>),
     /// `memory:`
     Memory(MemoryDevice),
 }
@@ -51,6 +56,8 @@ pub enum AnyRx<'a> {
     Packet(VlanRx<'a, &'a mut PacketRx>),
     #[cfg(feature = "xdp")]
     Xdp(VlanRx<'a, &'a mut XdpRx>),
+    #[cfg(feature = "kring")]
+    Kring(VlanRx<'a, &'a mut KringRx>),
     Memory(&'a mut MemoryRx),
 }
 
@@ -65,6 +72,8 @@ pub enum AnyTx<'a> {
     Packet(VlanTx<&'a mut PacketTx>),
     #[cfg(feature = "xdp")]
     Xdp(VlanTx<&'a mut XdpTx>),
+    #[cfg(feature = "kring")]
+    Kring(VlanTx<&'a mut KringTx>),
     Memory(&'a mut MemoryTx),
 }
 
@@ -78,6 +87,8 @@ macro_rules! each {
             Self::Packet($inner) => $call,
             #[cfg(feature = "xdp")]
             Self::Xdp($inner) => $call,
+            #[cfg(feature = "kring")]
+            Self::Kring($inner) => $call,
             Self::Memory($inner) => $call,
         }
     };
@@ -106,6 +117,11 @@ impl AnyDevice {
                 let device = XdpDevice::open(name, config)?;
                 Ok(Self::Xdp(Vlan::new(device, *vlan)))
             }
+            #[cfg(feature = "kring")]
+            Spec::Kring { name, config, vlan } => {
+                let device = KringDevice::open(name, config)?;
+                Ok(Self::Kring(Vlan::new(device, *vlan)))
+            }
             Spec::Memory(_) => Err(OpenError::Unsuitable {
                 device: spec.to_string(),
                 reason: "a memory link has two ends, both in one process: a program makes them \
@@ -121,7 +137,7 @@ impl AnyDevice {
     /// # Errors
     /// Those of [`open`](Self::open).
     #[cfg_attr(
-        not(any(feature = "tap", feature = "packet", feature = "xdp")),
+        not(any(feature = "tap", feature = "packet", feature = "xdp", feature = "kring")),
         allow(unused_variables, reason = "a memory link is not opened")
     )]
     pub fn open_queues(spec: &Spec, queues: usize) -> Result<Vec<Self>, OpenError> {
@@ -143,6 +159,14 @@ impl AnyDevice {
             Spec::Xdp { name, config, vlan } => {
                 let devices = XdpDevice::open_queues(name, config, queues)?;
                 Ok(devices.into_iter().map(|device| Self::Xdp(Vlan::new(device, *vlan))).collect())
+            }
+            #[cfg(feature = "kring")]
+            Spec::Kring { name, config, vlan } => {
+                let devices = KringDevice::open_queues(name, config, queues)?;
+                Ok(devices
+                    .into_iter()
+                    .map(|device| Self::Kring(Vlan::new(device, *vlan)))
+                    .collect())
             }
             Spec::Memory(_) => Self::open(spec).map(|device| vec![device]),
         }
@@ -176,6 +200,13 @@ impl From<XdpDevice> for AnyDevice {
     }
 }
 
+#[cfg(feature = "kring")]
+impl From<KringDevice> for AnyDevice {
+    fn from(device: KringDevice) -> Self {
+        Self::Kring(Vlan::new(device, None))
+    }
+}
+
 impl From<MemoryDevice> for AnyDevice {
     fn from(device: MemoryDevice) -> Self {
         Self::Memory(device)
@@ -206,6 +237,11 @@ impl Device for AnyDevice {
             Self::Xdp(device) => {
                 let (rx, tx) = device.split();
                 (AnyRx::Xdp(rx), AnyTx::Xdp(tx))
+            }
+            #[cfg(feature = "kring")]
+            Self::Kring(device) => {
+                let (rx, tx) = device.split();
+                (AnyRx::Kring(rx), AnyTx::Kring(tx))
             }
             Self::Memory(device) => {
                 let (rx, tx) = device.split();

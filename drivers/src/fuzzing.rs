@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use underpass_devices::{PartialChecksum, RxMeta, TxMeta};
 
-use crate::xdp_ledger::{Ledger, Refused};
+use crate::ledger::{Ledger, Refused};
 use crate::{packet, vnet_hdr, xdp_checksum};
 
 /// Where the frame of an AF_PACKET receive slot is, and what is known of it; a VLAN tag is put back

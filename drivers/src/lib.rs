@@ -6,6 +6,7 @@
 //! | [`tap`] | the Linux kernel as the station at the other end, through io_uring | `tap` |
 //! | [`packet`] | an Ethernet interface, through AF_PACKET rings | `packet` |
 //! | `xdp` | an Ethernet interface shared with the kernel, through AF_XDP rings | `xdp` |
+//! | `kring` | the same, through rings of our own kernel module (`kmod/`) | `kring` |
 //!
 //! [`AnyDevice::open`] takes a [`Spec`] such as `packet:eth1`. [`doctor`] says what works on this
 //! machine, and [`lab`] makes private networks to try it in (feature `lab`).
@@ -24,9 +25,13 @@ mod ethtool;
 pub mod fuzzing;
 #[cfg(feature = "kernel")]
 pub mod kernel;
+#[cfg(feature = "kring")]
+pub mod kring;
 #[cfg(feature = "lab")]
 pub mod lab;
-#[cfg(any(feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "xdp", feature = "kring", feature = "fuzzing"))]
+mod ledger;
+#[cfg(any(feature = "packet", feature = "xdp", feature = "kring"))]
 mod membership;
 pub mod netlink;
 mod open;
@@ -35,17 +40,16 @@ pub mod packet;
 mod spec;
 #[cfg(feature = "tap")]
 pub mod tap;
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "xdp", feature = "kring"))]
+mod targets;
+#[cfg(any(feature = "tap", feature = "packet", feature = "kring"))]
 mod vnet_hdr;
 #[cfg(feature = "xdp")]
 pub mod xdp;
-// These two need no AF_XDP, and so no libxdp to be fuzzed.
+// It needs no AF_XDP, and so no libxdp to be fuzzed.
 #[cfg(any(feature = "xdp", feature = "fuzzing"))]
 #[path = "xdp/checksum.rs"]
 mod xdp_checksum;
-#[cfg(any(feature = "xdp", feature = "fuzzing"))]
-#[path = "xdp/ledger.rs"]
-mod xdp_ledger;
 
 pub use any::{AnyDevice, AnyRx, AnyTx};
 pub use open::OpenError;

@@ -5,8 +5,8 @@ use underpass_devices::{Buffers, Counters, Frame, Instant, RxChecksum, RxMeta, R
 use xsk_rs::{FillQueue, FrameDesc, RxQueue as Ring};
 
 use super::checksum;
-use super::ledger::Refused;
 use super::socket::{Chunks, Handle};
+use crate::ledger::Refused;
 
 /// The receive half of an [`XdpDevice`](super::XdpDevice): frames are lent where the kernel or the
 /// NIC wrote them.
