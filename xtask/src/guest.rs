@@ -22,10 +22,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 
+use self::kernel::Choice;
 use self::machine::{Job, Machine};
 use self::suite::Suite;
+use crate::run::{cargo, run};
+
+/// A part of the names of tests that need the guest: they are in modules of this name, and ignored
+/// where cargo runs them.
+pub(crate) const TESTS: &str = "guest::";
 
 /// Arguments of `cargo xtask guest`.
 #[derive(Debug, clap::Args)]
@@ -52,7 +58,7 @@ enum Command {
         suite: Suite,
         /// Which kernel it boots
         #[arg(long, value_enum, default_value = "stock")]
-        kernel: kernel::Choice,
+        kernel: Choice,
     },
     /// A shell in the guest; Ctrl-A X ends the guest at once
     Shell {
@@ -79,4 +85,15 @@ pub(crate) fn guest(args: &Args) -> Result<ExitCode> {
         }
         Command::Shell { machine } => machine.shell().map(ExitCode::from),
     }
+}
+
+/// Tests of the guest itself, and all suites.
+pub(crate) fn test() -> Result<()> {
+    let itself = ["test", "--package", "xtask", "--test", "guest", "--"];
+    run(cargo().args(itself).args(["--ignored", "--test-threads", "1"]))?;
+    interrupt::watch()?;
+    for suite in Suite::value_variants() {
+        suite.run(Choice::Stock)?;
+    }
+    Ok(())
 }

@@ -2,6 +2,11 @@
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t tmpfs tmpfs /run
 mkdir -p /dev/pts /dev/shm
+# Where there is no udev.
+ln -s /proc/self/fd /dev/fd
+for stream in stdin:0 stdout:1 stderr:2; do
+    ln -s "/proc/self/fd/${stream#*:}" "/dev/${stream%:*}"
+done
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t debugfs debugfs /sys/kernel/debug
