@@ -257,6 +257,7 @@ static int send(struct upr_ring *ring, const struct underpass_ring_frame *entry)
 	u32 number = entry->number;
 	struct sk_buff *skb;
 	bool copied;
+	int err;
 
 	if (!is_valid(ring, entry) || !launch(ring, number)) {
 		upr_count(ring, UNDERPASS_RING_TX_BAD_FRAME);
@@ -280,7 +281,8 @@ static int send(struct upr_ring *ring, const struct underpass_ring_frame *entry)
 		tie(ring, skb, number);
 	}
 	upr_count(ring, UNDERPASS_RING_TX_FRAMES);
-	if (net_xmit_eval(dev_queue_xmit(skb)))
+	err = dev_queue_xmit(skb);
+	if (net_xmit_eval(err))
 		upr_count(ring, UNDERPASS_RING_TX_DROPPED);
 	return 0;
 }

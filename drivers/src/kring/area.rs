@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU32;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::ring::Place;
-use super::uapi::{FRAME_WORDS, Setup, word};
+use super::uapi::{Setup, word};
 
 /// Control words, rings and frames.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Area {
             end += u64::from(bytes).next_multiple_of(64);
             start
         };
-        let frame_bytes = 4 * FRAME_WORDS as u32;
+        let frame_bytes = 4 * super::uapi::FRAME_WORDS as u32;
         let mut setup = Setup {
             abi: super::uapi::ABI,
             rx_slots,

@@ -37,7 +37,12 @@ impl Suite {
     fn plan(self) -> Plan {
         match self {
             Self::Kmod => Plan {
-                programs: &[],
+                programs: &[Program {
+                    variable: "KRING",
+                    package: "underpass-drivers",
+                    features: "kring",
+                    target: Target::Test("kring"),
+                }],
                 script: include_str!("suite/kmod.sh"),
                 module: true,
                 nics: &[],
