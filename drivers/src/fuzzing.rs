@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use underpass_devices::{PartialChecksum, RxMeta, TxMeta};
 
+pub use crate::kring::doorway::{KringRings, RawKring};
 use crate::ledger::{Ledger, Refused};
 use crate::{packet, vnet_hdr, xdp_checksum};
 

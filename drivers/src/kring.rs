@@ -23,7 +23,11 @@
 
 mod area;
 mod control;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod doorway;
 mod frames;
+#[cfg(test)]
+mod model;
 mod opening;
 mod ring;
 mod rx;
@@ -132,8 +136,15 @@ impl KringDevice {
             .map_err(|source| opening.failed("setting the receive filter", source))?;
         let rx = KringRx::new(Arc::clone(&area));
         let tx = KringTx::new(area, caps.clone(), Arc::clone(&control));
-        let mut device =
-            Self { caps, rx, tx, control, config: config.clone(), own_mac, _receive_filter: receive_filter };
+        let mut device = Self {
+            caps,
+            rx,
+            tx,
+            control,
+            config: config.clone(),
+            own_mac,
+            _receive_filter: receive_filter,
+        };
         device
             .select(&Selection::default())
             .map_err(|source| opening.failed("giving the module its rule", source))?;
@@ -177,8 +188,7 @@ impl Device for KringDevice {
     }
 
     fn select(&mut self, wanted: &Selection) -> io::Result<()> {
-        let targets =
-            targets::of(&wanted.selectors, &self.config.only, &self.config.ether_types);
+        let targets = targets::of(&wanted.selectors, &self.config.only, &self.config.ether_types);
         let mut flags = 0;
         if !self.config.share {
             flags |= uapi::TAKE_ALL;
@@ -195,11 +205,7 @@ impl Device for KringDevice {
         let sum = |of: &[Statistic]| of.iter().map(|what| stats[*what as usize]).sum::<u64>();
         let (rx, tx) = (self.rx.counters(), self.tx.counters());
         Counters {
-            rx_overruns: sum(&[
-                Statistic::RxNoFrame,
-                Statistic::RxRingFull,
-                Statistic::RxNoMemory,
-            ]),
+            rx_overruns: sum(&[Statistic::RxNoFrame, Statistic::RxRingFull, Statistic::RxNoMemory]),
             rx_errors: rx.rx_errors + sum(&[Statistic::RxTooLong]),
             tx_errors: sum(&[Statistic::TxDropped, Statistic::TxBadFrame]),
             rx_frames: rx.rx_frames,

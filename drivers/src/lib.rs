@@ -21,6 +21,8 @@ mod any;
 pub mod doctor;
 #[cfg(any(feature = "lab", feature = "xdp"))]
 mod ethtool;
+#[cfg(all(test, feature = "lab", feature = "xdp"))]
+mod frame_cases;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "kernel")]

@@ -3,18 +3,24 @@
 
 #![cfg(all(feature = "kring", feature = "lab"))]
 
+#[path = "../src/frame_cases.rs"]
+#[allow(dead_code, reason = "a part is used here")]
+mod frame_cases;
 mod kernel_peer;
 
 mod guest {
+    use std::cell::{Cell, RefCell};
     use std::io;
     use std::net::UdpSocket;
     use std::time::{Duration, Instant as Clock};
 
+    use proptest::prelude::*;
     use underpass_devices::conformance::{self, Harness, Peer};
-    use underpass_devices::{Device, Instant, MacAddr, RxQueue, Selection, Selector};
+    use underpass_devices::{Device, Instant, MacAddr, RxQueue, Selection, Selector, VlanId};
     use underpass_drivers::lab::{Namespace, veth};
     use underpass_drivers::{AnyDevice, OpenError, Spec};
 
+    use super::frame_cases::{OTHER_MAC, frames, selections};
     use super::kernel_peer::KernelPeer;
 
     /// Our namespace and the peer's, joined by the veth pair `ours`, `theirs`, both silent.
@@ -216,5 +222,64 @@ mod guest {
         // The question for our address comes to us.
         sender.send_to(b"to the stack", "10.9.0.3:9").unwrap();
         assert!(received(&mut device) >= 1);
+    }
+
+    /// All frames that come in front of the last one.
+    fn received_before(device: &mut impl Device, last: &[u8]) -> Vec<Vec<u8>> {
+        let deadline = Clock::now() + Duration::from_secs(10);
+        let mut received = Vec::new();
+        loop {
+            assert!(Clock::now() < deadline, "the last frame does not come");
+            let (mut rx, _) = device.split();
+            rx.fill(Instant::ZERO).unwrap();
+            while let Some(frame) = rx.next() {
+                received.push(frame.bytes.to_vec());
+            }
+            rx.release();
+            if received.pop_if(|frame| frame == last).is_some() {
+                return received;
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs the guest: run by cargo xtask guest test kmod"]
+    fn the_module_decides_as_software_does() {
+        const LAST: u16 = 0x88b7;
+        let link = Link::new();
+        let device = link.open(&format!(",ether-type={LAST}")).unwrap();
+        let own = device.caps().mac;
+        let ends = RefCell::new((device, link.peer()));
+        let seen = [const { Cell::new(0_u32) }; 2];
+        let frames = prop::collection::vec(frames(), 1..24);
+        let config = ProptestConfig::with_cases(400);
+        proptest!(config, |(selection in selections(), frames in frames)| {
+            let (device, peer) = &mut *ends.borrow_mut();
+            device.select(&selection).unwrap();
+            let mut expected = Vec::new();
+            for (to, mut frame) in frames {
+                let group = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+                frame[..6].copy_from_slice(&[own, OTHER_MAC, group][usize::from(to)].0);
+                // The kernel drops a tag with less than two bytes behind its EtherType.
+                if frame[12..14] == [0x81, 0] && frame.len() < 20 {
+                    continue;
+                }
+                prop_assert!(peer.send(&frame).unwrap());
+                let wanted = to != 1 && selection.matches(&frame);
+                seen[usize::from(wanted)].update(|n| n + 1);
+                if wanted {
+                    expected.push(frame);
+                }
+            }
+            let tag = selection.vlan.map(VlanId::number).map_or(vec![], |vlan| {
+                [[0x81, 0], vlan.to_be_bytes()].concat()
+            });
+            let last = [&own.0[..], &[2; 6], &tag, &LAST.to_be_bytes(), &[0; 46]].concat();
+            peer.send(&last).unwrap();
+            let received = received_before(device, &last);
+            prop_assert_eq!(received, expected, "{:?}", selection);
+        });
+        let seen = seen.map(|seen| seen.get());
+        assert!(seen.iter().all(|seen| *seen > 200), "left to the kernel, taken: {seen:?}");
     }
 }

@@ -62,6 +62,9 @@ pub(crate) fn test(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Packages and their tests that are models.
+const MODELS: [(&str, &str); 2] = [("underpass", "bell"), ("underpass-drivers", "kring_ring")];
+
 fn run_step(step: Step) -> Result<()> {
     const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
     match step {
@@ -83,10 +86,12 @@ fn run_step(step: Step) -> Result<()> {
             .env("RUSTDOCFLAGS", "-D warnings")),
         Step::Units => run(cargo().arg("test").args(WORKSPACE)),
         // Everything is built anew with other types: in a folder of its own.
-        Step::Models => run(cargo()
-            .args(["test", "--package", "underpass", "--test", "bell"])
-            .env("RUSTFLAGS", "--cfg model")
-            .env("CARGO_TARGET_DIR", root().join("target/model"))),
+        Step::Models => MODELS.iter().try_for_each(|(package, test)| {
+            run(cargo()
+                .args(["test", "--package", package, "--test", test])
+                .env("RUSTFLAGS", "--cfg model")
+                .env("CARGO_TARGET_DIR", root().join("target/model")))
+        }),
         Step::Fuzz => fuzz::short(),
         Step::Namespaces if !is_root() => bail!(
             "it makes network namespaces and devices, which needs root: \

@@ -49,7 +49,14 @@ impl Area {
         let (len, frames) = check(setup)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
         let base = unsafe {
-            mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0)?
+            mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                file,
+                0,
+            )?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let frame_len = setup.frame_len as usize;
@@ -133,9 +140,7 @@ impl Area {
         let start = self.frames + number as usize * self.frame_len;
         // SAFETY: `check` saw that all frames are within the memory, and this is one of them; it
         // lives as long as `self`, and the caller vouches that it is nobody else's.
-        unsafe {
-            slice::from_raw_parts_mut(self.base.add(start).as_ptr(), len.min(self.frame_len))
-        }
+        unsafe { slice::from_raw_parts_mut(self.base.add(start).as_ptr(), len.min(self.frame_len)) }
     }
 }
 
@@ -154,7 +159,8 @@ fn check(setup: &Setup) -> io::Result<(usize, usize)> {
         && setup.frames_offset >= 4 * (word::STATE as u64 + 1)
         && setup.frames_offset.is_multiple_of(64)
         && words.iter().all(|offset| offset.is_multiple_of(4) && *offset < setup.frames_offset);
-    let len = usize::try_from(setup.map_len).ok().filter(|len| fits && isize::try_from(*len).is_ok());
+    let len =
+        usize::try_from(setup.map_len).ok().filter(|len| fits && isize::try_from(*len).is_ok());
     match len {
         Some(len) => Ok((len, setup.frames_offset as usize)),
         None => Err(io::Error::other("the module's answer makes no sense: its rings overlap")),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use underpass_devices::{Caps, MacAddr};
 
+use super::KringConfig;
 use super::area::Area;
 use super::control::Control;
 use super::uapi::{self, Setup};
-use super::KringConfig;
 use crate::netlink::Link;
 use crate::open::OpenError;
 

@@ -164,7 +164,8 @@ impl Place {
     fn check<const N: usize>(&self, words: usize) {
         let end = self.entries + self.slots as usize * N;
         assert!(
-            self.slots.is_power_of_two() && end.max(self.producer + 1).max(self.consumer + 1) <= words,
+            self.slots.is_power_of_two()
+                && end.max(self.producer + 1).max(self.consumer + 1) <= words,
             "{self:?} is not within {words} words"
         );
     }

@@ -37,12 +37,20 @@ impl Suite {
     fn plan(self) -> Plan {
         match self {
             Self::Kmod => Plan {
-                programs: &[Program {
-                    variable: "KRING",
-                    package: "underpass-drivers",
-                    features: "kring",
-                    target: Target::Test("kring"),
-                }],
+                programs: &[
+                    Program {
+                        variable: "KRING",
+                        package: "underpass-drivers",
+                        features: "kring,fuzzing",
+                        target: Target::Test("kring"),
+                    },
+                    Program {
+                        variable: "KRING_HOSTILE",
+                        package: "underpass-drivers",
+                        features: "kring,fuzzing",
+                        target: Target::Test("kring_hostile"),
+                    },
+                ],
                 script: include_str!("suite/kmod.sh"),
                 module: true,
                 nics: &[],

@@ -1,5 +1,7 @@
-# The kernel module: the device over its rings, and in and out.
+# The kernel module: the device over its rings, and hostile processes.
 insmod "$MODULE"
 modprobe veth
-"$KRING" guest:: --ignored --test-threads 1 --nocapture
+for program in "$KRING" "$KRING_HOSTILE"; do
+    "$program" guest:: --ignored --test-threads 1 --nocapture
+done
 rmmod underpass_ring
