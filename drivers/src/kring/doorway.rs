@@ -104,10 +104,13 @@ impl RawKring {
     }
 
     /// Puts an entry into the transmit ring that makes sense or not: `frame`, counted from the first one
-    /// to send from, and the words behind it.
+    /// to send from, and the words behind it. Nothing, if the ring is full.
     pub fn queue(&self, frame: u32, rest: [u32; uapi::FRAME_WORDS - 1]) {
         let (words, ring) = (self.words(), self.area.tx_ring());
         let index = words[ring.producer].load(Ordering::Relaxed);
+        if index.wrapping_sub(words[ring.consumer].load(Ordering::Acquire)) == ring.slots {
+            return;
+        }
         let start = ring.entries + (index % ring.slots) as usize * uapi::FRAME_WORDS;
         let number = self.area.rx_slots().wrapping_add(frame);
         for (word, value) in words[start..].iter().zip([number].into_iter().chain(rest)) {
@@ -120,10 +123,13 @@ impl RawKring {
         words[completions.consumer].store(completed, Ordering::Release);
     }
 
-    /// Gives a frame to receive into, and back what was received.
+    /// Gives a frame to receive into, if the ring has room, and back what was received.
     pub fn offer(&self, frame: u32) {
         let (words, fill, rx) = (self.words(), self.area.fill_ring(), self.area.rx_ring());
         let index = words[fill.producer].load(Ordering::Relaxed);
+        if index.wrapping_sub(words[fill.consumer].load(Ordering::Acquire)) == fill.slots {
+            return;
+        }
         words[fill.entries + (index % fill.slots) as usize].store(frame, Ordering::Relaxed);
         words[fill.producer].store(index.wrapping_add(1), Ordering::Release);
         let received = words[rx.producer].load(Ordering::Acquire);
