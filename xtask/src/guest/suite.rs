@@ -50,12 +50,18 @@ impl Suite {
                         features: "kring,fuzzing",
                         target: Target::Test("kring_hostile"),
                     },
+                    Program {
+                        variable: "COMMAND",
+                        package: "underpass-cli",
+                        features: "kring",
+                        target: Target::Test("kring"),
+                    },
                 ],
                 script: include_str!("suite/kmod.sh"),
                 module: true,
                 nics: &[],
-                memory: 1024,
-                limit: Duration::from_secs(120),
+                memory: 1536,
+                limit: Duration::from_secs(600),
             },
         }
     }
