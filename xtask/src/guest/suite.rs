@@ -65,10 +65,12 @@ impl Suite {
             nic: plan.nics.iter().map(ToString::to_string).collect(),
             append: String::new(),
         };
+        // Watched kernels are slow.
+        let limit = if choice.debug_kernel { plan.limit * 4 } else { plan.limit };
         let job = Job {
             command: &["bash".into(), "-euc".into(), plan.script.into()],
             environment: &environment,
-            limit: plan.limit,
+            limit,
         };
         let outcome = machine.run(&job)?;
         if let Some(complaint) = outcome.complaint() {
