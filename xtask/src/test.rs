@@ -125,7 +125,8 @@ fn features() -> Result<()> {
     Ok(())
 }
 
-fn name(step: Step) -> String {
-    let value = step.to_possible_value();
+/// What a value is called on the command line.
+pub(crate) fn name(value: impl ValueEnum) -> String {
+    let value = value.to_possible_value();
     value.map_or_else(String::new, |v| v.get_name().to_owned())
 }

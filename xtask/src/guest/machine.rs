@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use super::folder::Folder;
 use super::kernel::{Choice, Kernel};
 use super::terminal::Terminal;
-use super::{cache, initramfs, interrupt, kernel_log};
+use super::{cache, initramfs, interrupt, kernel_log, terminal};
 
 /// What a machine has.
 #[derive(Clone, Debug, clap::Args)]
@@ -103,8 +103,8 @@ impl Machine {
         let kernel = Kernel::get(self.kernel)?;
         let shell = ["bash".into(), "-i".into()];
         let folder = Folder::new(&kernel, &shell, &[])?;
-        let terminal = Terminal::new()?;
-        folder.use_terminal(&terminal.stty()?)?;
+        let _terminal = Terminal::new()?;
+        folder.use_terminal(&terminal::stty()?)?;
         let mut qemu = Process::start(&mut self.qemu(&kernel, &folder, "mon:stdio")?)?;
         while qemu.ended()?.is_none() {
             interrupt::check()?;

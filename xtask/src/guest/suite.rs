@@ -10,6 +10,7 @@ use super::kernel::{Choice, Kernel};
 use super::machine::{Job, Machine};
 use super::module;
 use super::program::{Program, Target};
+use crate::test::name;
 
 /// A suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,6 +51,7 @@ impl Suite {
     /// Builds what it takes and runs it.
     pub(super) fn run(self, choice: Choice) -> Result<()> {
         let plan = self.plan();
+        println!("suite {}", name(self));
         let mut environment = Vec::new();
         for program in plan.programs {
             environment.push((program.variable.into(), program.build()?.into()));
@@ -74,9 +76,9 @@ impl Suite {
         };
         let outcome = machine.run(&job)?;
         if let Some(complaint) = outcome.complaint() {
-            bail!(complaint);
+            bail!("suite {}: {complaint}", name(self));
         }
-        ensure!(outcome.code == 0, "exit code {}", outcome.code);
+        ensure!(outcome.code == 0, "suite {}: exit code {}", name(self), outcome.code);
         Ok(())
     }
 }
