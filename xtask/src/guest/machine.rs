@@ -145,7 +145,7 @@ impl Machine {
 
     /// Kernel parameters: Documentation/admin-guide/kernel-parameters.txt. A bug ends the machine.
     fn parameters(&self, kernel: &Kernel) -> String {
-        let ours = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off";
+        let ours = "console=ttyS0 loglevel=5 log_buf_len=4M panic=-1 oops=panic mitigations=off";
         format!("{ours} {} {}", kernel.parameters, self.append)
     }
 }
