@@ -4,7 +4,9 @@
 //! QEMU emulates the processor, so that neither `/dev/kvm` nor privilege is needed. The guest sees
 //! this machine's files as they are, and keeps what it writes to them in its memory.
 
+mod apt;
 mod cache;
+mod debug;
 mod folder;
 mod initramfs;
 mod interrupt;
@@ -15,6 +17,7 @@ mod module;
 mod program;
 mod stock;
 mod suite;
+mod terminal;
 mod vmlinux;
 
 use std::ffi::OsString;
@@ -24,10 +27,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 
-use self::kernel::Choice;
+use self::kernel::{Choice, Kernel};
 use self::machine::{Job, Machine};
 use self::suite::Suite;
 use crate::run::{cargo, run};
+use crate::setup::guest_obstacle;
 
 /// A part of the names of tests that need the guest: they are in modules of this name, and ignored
 /// where cargo runs them.
@@ -56,10 +60,11 @@ enum Command {
     /// Run a suite of tests in the guest
     Test {
         suite: Suite,
-        /// Which kernel it boots
-        #[arg(long, value_enum, default_value = "stock")]
+        #[command(flatten)]
         kernel: Choice,
     },
+    /// Build the kernel of --debug-kernel: some ten minutes on two processors
+    BuildKernel,
     /// A shell in the guest; Ctrl-A X ends the guest at once
     Shell {
         #[command(flatten)]
@@ -69,6 +74,9 @@ enum Command {
 
 /// Runs the guest; its command's exit code becomes ours.
 pub(crate) fn guest(args: &Args) -> Result<ExitCode> {
+    if let Some(obstacle) = guest_obstacle() {
+        bail!("the guest needs {obstacle}");
+    }
     interrupt::watch()?;
     match &args.command {
         Command::Run { machine, timeout, command } => {
@@ -83,17 +91,25 @@ pub(crate) fn guest(args: &Args) -> Result<ExitCode> {
             suite.run(*kernel)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::BuildKernel => {
+            Kernel::get(Choice { debug_kernel: true })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Shell { machine } => machine.shell().map(ExitCode::from),
     }
 }
 
-/// Tests of the guest itself, and all suites.
+/// Tests of the guest itself, and all suites; or says why not.
 pub(crate) fn test() -> Result<()> {
+    if let Some(obstacle) = guest_obstacle() {
+        println!("left out: the guest needs {obstacle}");
+        return Ok(());
+    }
     let itself = ["test", "--package", "xtask", "--test", "guest", "--"];
     run(cargo().args(itself).args(["--ignored", "--test-threads", "1"]))?;
     interrupt::watch()?;
     for suite in Suite::value_variants() {
-        suite.run(Choice::Stock)?;
+        suite.run(Choice { debug_kernel: false })?;
     }
     Ok(())
 }

@@ -51,6 +51,15 @@ const GUEST_NEEDS: [(Sign, &str); 7] = [
     (Program("zstd"), "zstd"),
 ];
 
+/// What it takes to build a kernel, beside a compiler.
+const KERNEL_NEEDS: [(Sign, &str); 5] = [
+    (Program("bc"), "bc"),
+    (Program("bison"), "bison"),
+    (Program("flex"), "flex"),
+    (Program("make"), "make"),
+    (File("/usr/include/libelf.h"), "libelf-dev"),
+];
+
 /// Installs what is missing. Does nothing, quickly, if nothing is.
 pub(crate) fn setup() -> Result<()> {
     let mut missing = missing(&NEEDS);
@@ -59,6 +68,17 @@ pub(crate) fn setup() -> Result<()> {
     }
     if missing.is_empty() {
         println!("everything that the tests use is installed");
+    }
+    install(&missing)
+}
+
+/// The same for the programs that build a kernel.
+pub(crate) fn kernel_build() -> Result<()> {
+    install(&missing(&KERNEL_NEEDS))
+}
+
+fn install(missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
         return Ok(());
     }
     let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));

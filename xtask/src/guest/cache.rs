@@ -14,9 +14,9 @@ pub(super) fn folder() -> Result<PathBuf> {
     folder.canonicalize().with_context(|| folder.display().to_string())
 }
 
-/// Holds the cache for one process, until the file is dropped.
-pub(super) fn lock() -> Result<File> {
-    let path = folder()?.join("lock");
+/// Holds what is called `name` for one process, until the file is dropped.
+pub(super) fn lock(name: &str) -> Result<File> {
+    let path = folder()?.join(format!("{name}.lock"));
     let file = File::create(&path).with_context(|| path.display().to_string())?;
     file.lock().with_context(|| path.display().to_string())?;
     Ok(file)
@@ -25,7 +25,7 @@ pub(super) fn lock() -> Result<File> {
 /// The folder `name` of the cache. If it is not there, `fill` is given an empty one, which gets that
 /// name once it is full.
 pub(super) fn once(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let _lock = lock()?;
+    let _lock = lock(name)?;
     let cache = folder()?;
     let path = cache.join(name);
     if !path.is_dir() {

@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::ValueEnum;
 
-use super::stock;
+use super::{debug, stock};
 
 /// Which kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Choice {
-    /// Debian's, of the version whose headers are installed
-    Stock,
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Choice {
+    /// Boot a kernel with KASAN, lockdep, kmemleak (with --append kmemleak=on) and reference
+    /// trackers, built on first use, instead of Debian's
+    #[arg(long)]
+    pub(super) debug_kernel: bool,
 }
 
 /// A kernel that is ready to boot.
@@ -27,13 +28,13 @@ pub(super) struct Kernel {
     pub(super) headers: PathBuf,
     /// What it needs on its command line.
     pub(super) parameters: &'static str,
+    /// Memory that it takes for itself, in MiB, beside what the programs are given.
+    pub(super) memory: u32,
 }
 
 impl Kernel {
     /// Fetches or builds it unless it is in the cache.
     pub(super) fn get(choice: Choice) -> Result<Self> {
-        match choice {
-            Choice::Stock => stock::get(),
-        }
+        if choice.debug_kernel { debug::get() } else { stock::get() }
     }
 }

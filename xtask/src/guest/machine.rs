@@ -12,13 +12,13 @@ use anyhow::{Context, Result, bail};
 
 use super::folder::Folder;
 use super::kernel::{Choice, Kernel};
-use super::{cache, initramfs, interrupt, kernel_log};
+use super::terminal::Terminal;
+use super::{cache, initramfs, interrupt, kernel_log, terminal};
 
 /// What a machine has.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Machine {
-    /// Which kernel it boots
-    #[arg(long, value_enum, default_value = "stock")]
+    #[command(flatten)]
     pub(super) kernel: Choice,
     /// Memory, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
@@ -103,9 +103,8 @@ impl Machine {
         let kernel = Kernel::get(self.kernel)?;
         let shell = ["bash".into(), "-i".into()];
         let folder = Folder::new(&kernel, &shell, &[])?;
-        let size = rustix::termios::tcgetwinsize(std::io::stdin())
-            .context("a shell needs a terminal as standard input")?;
-        folder.use_terminal(&format!("rows {} cols {}", size.ws_row, size.ws_col))?;
+        let _terminal = Terminal::new()?;
+        folder.use_terminal(&terminal::stty()?)?;
         let mut qemu = Process::start(&mut self.qemu(&kernel, &folder, "mon:stdio")?)?;
         while qemu.ended()?.is_none() {
             interrupt::check()?;
@@ -122,7 +121,8 @@ impl Machine {
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         // Not what is quickest: it is to behave alike everywhere. DPDK needs SSE4.2.
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
-        qemu.args(["-m", &self.memory.to_string(), "-smp", &self.cpus.to_string()]);
+        let memory = self.memory + kernel.memory;
+        qemu.args(["-m", &memory.to_string(), "-smp", &self.cpus.to_string()]);
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-nic", "none"]);
         qemu.args(["-display", "none", "-serial", serial]);
         qemu.args(["-device", "isa-debug-exit,iobase=0x501,iosize=1"]);
@@ -145,7 +145,7 @@ impl Machine {
 
     /// Kernel parameters: Documentation/admin-guide/kernel-parameters.txt. A bug ends the machine.
     fn parameters(&self, kernel: &Kernel) -> String {
-        let ours = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off";
+        let ours = "console=ttyS0 loglevel=5 log_buf_len=4M panic=-1 oops=panic mitigations=off";
         format!("{ours} {} {}", kernel.parameters, self.append)
     }
 }

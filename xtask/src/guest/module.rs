@@ -13,8 +13,9 @@ use crate::run::{root, run};
 /// Builds `kmod/` by Kbuild (Documentation/kbuild/modules.rst), in a copy, which keeps what it makes
 /// out of the sources. What has not changed is not built again.
 pub(super) fn build(kernel: &Kernel) -> Result<PathBuf> {
-    let _lock = cache::lock()?;
-    let folder = cache::folder()?.join(format!("module-{}", kernel.release));
+    let name = format!("module-{}", kernel.release);
+    let _lock = cache::lock(&name)?;
+    let folder = cache::folder()?.join(name);
     copy(&root().join("kmod"), &folder)?;
     let mut make = Command::new("make");
     make.arg("--directory").arg(&kernel.headers).arg(format!("M={}", folder.display()));

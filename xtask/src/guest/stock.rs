@@ -2,15 +2,14 @@
 //!
 //! It is the one whose headers are installed, so that a module built against them loads.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::kernel::Kernel;
-use super::{cache, vmlinux};
+use super::{apt, cache, vmlinux};
 use crate::run::{output, run};
 
 /// Where the packages of headers put them.
@@ -25,12 +24,13 @@ pub(super) fn get() -> Result<Kernel> {
         modules: folder,
         headers: Path::new(HEADERS).join(format!("linux-headers-{release}")),
         parameters: "tsc=reliable no_timer_check",
+        memory: 0,
         release,
     })
 }
 
 /// The newest release whose headers are installed.
-fn release() -> Result<String> {
+pub(super) fn release() -> Result<String> {
     let names = fs::read_dir(HEADERS).into_iter().flatten().flatten();
     names
         .filter_map(|entry| release_of(&entry.file_name().to_string_lossy()).map(str::to_owned))
@@ -38,6 +38,13 @@ fn release() -> Result<String> {
         .with_context(|| {
             format!("no {HEADERS}/linux-headers-*-amd64: apt-get install linux-headers-amd64")
         })
+}
+
+/// The version of the package that brought the headers of a release.
+pub(super) fn version(release: &str) -> Result<String> {
+    let package = format!("linux-headers-{release}");
+    let query = ["--show", "--showformat", "${Version}", &package];
+    output(Command::new("dpkg-query").args(query))
 }
 
 /// Of `linux-headers-6.1.0-56-amd64` what follows the second dash. The kernels for clouds lack the
@@ -56,9 +63,9 @@ fn numbers(release: &str) -> Vec<u32> {
 /// Puts `vmlinux` and `lib/modules` into `folder`.
 fn fetch(release: &str, folder: &Path) -> Result<()> {
     let package = format!("linux-image-{release}");
-    let version = package_version(&format!("linux-headers-{release}"))?;
+    let version = version(release)?;
     println!("fetching {package} {version}");
-    let deb = download(&package, &version, &folder.join("apt"))?;
+    let deb = apt::download(&package, &version, &folder.join("apt"))?;
     run(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(folder))?;
     let image = folder.join(format!("boot/vmlinuz-{release}"));
     let image = fs::read(&image).with_context(|| image.display().to_string())?;
@@ -68,44 +75,6 @@ fn fetch(release: &str, folder: &Path) -> Result<()> {
         fs::remove_dir_all(folder.join(done)).with_context(|| done.to_owned())?;
     }
     Ok(())
-}
-
-/// The version of an installed package.
-fn package_version(package: &str) -> Result<String> {
-    let query = ["--show", "--showformat", "${Version}", package];
-    output(Command::new("dpkg-query").args(query))
-}
-
-/// Downloads a package of the archive into `folder`, where apt's lists go as well: those of the
-/// system may be missing or old, and need root to be renewed.
-pub(super) fn download(package: &str, version: &str, folder: &Path) -> Result<PathBuf> {
-    let apt = |program: &str| {
-        let mut command = Command::new(program);
-        command.current_dir(folder).env("LC_ALL", "C");
-        for (key, value) in [("Dir::State::lists", "lists"), ("Dir::Cache", "cache")] {
-            command.arg("-o").arg(format!("{key}={}", folder.join(value).display()));
-        }
-        // Root's downloads are made by a user who may not write here.
-        command.args(["-o", "APT::Sandbox::User="]);
-        command
-    };
-    fs::create_dir_all(folder.join("lists/partial"))?;
-    fs::create_dir_all(folder.join("cache/archives/partial"))?;
-    run(apt("apt-get").args(["--quiet", "update"]))?;
-    let versions = output(apt("apt-cache").args(["madison", package]))?;
-    let versions: Vec<&str> =
-        versions.lines().filter_map(|line| Some(line.split('|').nth(1)?.trim())).collect();
-    if !versions.contains(&version) {
-        bail!(
-            "{package} {version} is no longer to be had, only version {}: \
-             apt-get update && apt-get install linux-headers-amd64 brings headers whose kernel is",
-            if versions.is_empty() { "none".to_owned() } else { versions.join(", ") }
-        );
-    }
-    run(apt("apt-get").args(["--quiet", "download", &format!("{package}={version}")]))?;
-    let mut files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
-    let deb = files.find(|path| path.extension() == Some(OsStr::new("deb")));
-    deb.with_context(|| format!("apt-get download {package} left no package"))
 }
 
 #[cfg(test)]
