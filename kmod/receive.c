@@ -10,12 +10,9 @@
 #include <linux/if_vlan.h>
 #include <linux/poll.h>
 #include <linux/skbuff.h>
-#include <linux/version.h>
 #include <linux/virtio_net.h>
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
-#include <net/gso.h>
-#endif
 
+#include "compat.h"
 #include "ring.h"
 
 /* Entries of the fill ring that are looked at for one frame. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
-/* What the rooms of the module share. */
+/* What the files of the module share. */
 #ifndef UPR_RING_H
 #define UPR_RING_H
 
@@ -65,14 +65,14 @@ struct upr_ring {
 	struct upr_rule __rcu *rule;
 	wait_queue_head_t wait;
 
-	spinlock_t rx_lock;
+	spinlock_t rx_lock;		/* protects what follows */
 	u32 rx_producer;
 	u32 fill_consumer;
 
-	struct mutex tx_lock;
+	struct mutex tx_lock;		/* protects what follows, and `dev` */
 	u32 tx_consumer;
 
-	spinlock_t completion_lock;
+	spinlock_t completion_lock;	/* protects what follows */
 	u32 completion_producer;
 	u32 in_flight;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * Which frames go to the ring. What the words mean is said at `Selector` in underpass-devices, which
- * does the same in software: the two are compared by a test.
+ * Which frames go to the ring. What the words mean is said at `Selector` in underpass-devices,
+ * which does the same in software: the two are compared by a test.
  */
 
 #include <linux/etherdevice.h>
@@ -38,7 +38,7 @@ struct upr_rule {
 	u16 vlan;
 	u8 mac[ETH_ALEN];
 	u32 kinds;
-	/* An open hash table of `mask` + 1 places, at most half of them taken; kind 0 is a free one. */
+	/* An open hash table of `mask` + 1 places, at most half of them taken; kind 0: free. */
 	u32 seed;
 	u32 mask;
 	struct underpass_ring_target table[];

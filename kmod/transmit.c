@@ -14,9 +14,9 @@
 #include <linux/if_vlan.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
-#include <linux/version.h>
 #include <linux/virtio_net.h>
 
+#include "compat.h"
 #include "ring.h"
 
 /* Frames up to this length are copied whole: it is quicker than holding their pages. */
@@ -64,9 +64,7 @@ static void upr_tx_complete(struct sk_buff *skb, struct ubuf_info *ubuf, bool su
 	rcu_read_unlock();
 }
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
-static const struct ubuf_info_ops ubuf_operations = { .complete = upr_tx_complete };
-#endif
+UPR_UBUF_OPS(ubuf_operations, upr_tx_complete);
 
 void upr_tx_frames_init(struct upr_ring *ring)
 {
@@ -75,11 +73,7 @@ void upr_tx_frames_init(struct upr_ring *ring)
 	for (i = 0; i < ring->tx_slots; i++) {
 		struct upr_tx_frame *frame = &ring->tx_frames[i];
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
-		frame->ubuf.ops = &ubuf_operations;
-#else
-		frame->ubuf.callback = upr_tx_complete;
-#endif
+		upr_ubuf_init(&frame->ubuf, ubuf_operations);
 		frame->ubuf.flags = SKBFL_ZEROCOPY_FRAG;
 		frame->ring = ring;
 		frame->number = ring->rx_slots + i;
@@ -144,7 +138,8 @@ static bool is_valid(const struct upr_ring *ring, const struct underpass_ring_fr
 }
 
 /* Adds the bytes from `offset` on, where they lie. */
-static void attach_pages(struct upr_ring *ring, struct sk_buff *skb, u32 number, u32 offset, u32 len)
+static void attach_pages(struct upr_ring *ring, struct sk_buff *skb, u32 number, u32 offset,
+			 u32 len)
 {
 	size_t at = (size_t)number * ring->frame_len + offset;
 	u32 left = len;

@@ -2,6 +2,7 @@
 //! machine's own network is touched.
 
 mod frames;
+mod kernel_module;
 mod user_namespace;
 
 use std::fs;
@@ -81,6 +82,7 @@ pub fn check() -> Report {
             name: "xdp",
             status: not_built("xdp", "clang libbpf-dev libelf-dev zlib1g-dev m4 make pkg-config"),
         },
+        Backend { name: "kring", status: kring() },
         #[cfg(feature = "tap")]
         Backend { name: "io_uring", status: frames::try_io_uring() },
         Backend { name: "user namespaces", status: user_namespace::try_user_namespace() },
@@ -90,6 +92,21 @@ pub fn check() -> Report {
         backends,
         limits: limits(),
     }
+}
+
+/// The module first: whether it is there does not depend on how this program was built.
+fn kring() -> Status {
+    kernel_module::obstacle().unwrap_or_else(|| {
+        #[cfg(feature = "kring")]
+        return in_a_lab(frames::try_kring, frames::look_at_kring);
+        #[cfg(not(feature = "kring"))]
+        Status::Untried {
+            reason:
+                "the kernel module is loaded; this program was built without the device, build \
+                     with --features kring"
+                    .to_owned(),
+        }
+    })
 }
 
 /// A device whose cargo feature is off, and the Debian packages that it needs to build.

@@ -26,7 +26,7 @@ mod control;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod doorway;
 mod frames;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod model;
 mod opening;
 mod ring;

@@ -17,7 +17,10 @@
 //! This crate holds all unsafe code of the workspace.
 
 mod any;
-#[cfg(all(feature = "lab", any(feature = "tap", feature = "packet", feature = "xdp")))]
+#[cfg(all(
+    feature = "lab",
+    any(feature = "tap", feature = "packet", feature = "xdp", feature = "kring")
+))]
 pub mod doctor;
 #[cfg(any(feature = "lab", feature = "xdp"))]
 mod ethtool;

@@ -17,6 +17,7 @@ mod guest {
     use proptest::prelude::*;
     use underpass_devices::conformance::{self, Harness, Peer};
     use underpass_devices::{Device, Instant, MacAddr, RxQueue, Selection, Selector, VlanId};
+    use underpass_drivers::doctor::Status;
     use underpass_drivers::lab::{Namespace, veth};
     use underpass_drivers::{AnyDevice, OpenError, Spec};
 
@@ -281,5 +282,13 @@ mod guest {
         });
         let seen = seen.map(|seen| seen.get());
         assert!(seen.iter().all(|seen| *seen > 200), "left to the kernel, taken: {seen:?}");
+    }
+
+    #[test]
+    #[ignore = "needs the guest: run by cargo xtask guest test kmod"]
+    fn the_doctor_finds_that_it_works() {
+        let report = underpass_drivers::doctor::check();
+        let kring = report.backends.iter().find(|backend| backend.name == "kring").unwrap();
+        assert!(matches!(kring.status, Status::Works { .. }), "{kring:?}");
     }
 }

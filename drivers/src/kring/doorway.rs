@@ -13,14 +13,17 @@ use underpass_devices::{Buffers, Caps, Instant, MacAddr, RxQueue, SendError, TxM
 use super::KringConfig;
 use super::area::{Area, Words};
 use super::control::Control;
+use super::model::Model;
 use super::rx::{KringRx, broken};
 use super::tx::Slots;
 use super::uapi::{self, Setup};
 
-/// A device's rings in plain memory, for a module that the caller plays.
+/// A device's rings in plain memory, with a module that does as it should, as far as the caller's
+/// writes let it.
 #[derive(Debug)]
 pub struct KringRings {
     area: Arc<Area>,
+    module: Model,
     rx: KringRx,
     tx: Slots,
 }
@@ -32,12 +35,27 @@ impl KringRings {
         let caps = Caps::ethernet(MacAddr::local(1), 1500);
         let rx = KringRx::new(Arc::clone(&area));
         let tx = Slots::new(Arc::clone(&area), caps);
-        Ok(Self { area, rx, tx })
+        Ok(Self { module: Model::new(&area), area, rx, tx })
     }
 
     /// Control words and rings.
     pub fn words(&self) -> impl Deref<Target = [AtomicU32]> + use<> {
         Words(Arc::clone(&self.area))
+    }
+
+    /// The module receives a frame. False: it had no room.
+    pub fn deliver(&mut self, frame: &[u8]) -> bool {
+        self.module.deliver(frame, [0; 3])
+    }
+
+    /// The module claims that it has received a frame.
+    pub fn claim(&mut self, entry: [u32; uapi::FRAME_WORDS]) -> bool {
+        self.module.claim(entry)
+    }
+
+    /// The module sends the next frame.
+    pub fn transmit(&mut self) -> Option<Vec<u8>> {
+        self.module.transmit().map(|(frame, _)| frame)
     }
 
     /// Takes a burst and hands each frame and its place in memory to `look`.
