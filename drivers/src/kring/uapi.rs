@@ -83,7 +83,7 @@ pub(super) mod word {
 /// `enum underpass_ring_state`
 pub(super) mod state {
     pub(in super::super) const DOWN: u32 = 1;
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(in super::super) const UP: u32 = 2;
     pub(in super::super) const GONE: u32 = 3;
 }
