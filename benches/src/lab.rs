@@ -24,6 +24,8 @@ pub enum Wire {
     Packet,
     /// A veth pair, with an AF_XDP socket on the stack's end.
     Xdp,
+    /// A veth pair, with the ring of our kernel module on the stack's end.
+    Kring,
 }
 
 impl Wire {
@@ -33,6 +35,7 @@ impl Wire {
             Self::Tap => "tap",
             Self::Packet => "packet",
             Self::Xdp => "xdp",
+            Self::Kring => "kring",
         }
     }
 
@@ -48,6 +51,7 @@ impl Wire {
             Self::Packet => format!("packet:own,offload={offload}"),
             // Every frame is for the stack: the kernel has no address on the interface.
             Self::Xdp => "xdp:own,share=off".to_owned(),
+            Self::Kring => format!("kring:own,share=off,offload={offload}"),
         };
         Ok(text.parse()?)
     }

@@ -188,8 +188,12 @@ mod tests {
             ["cargo", "run", rest @ ..] => {
                 let start = rest.iter().position(|w| *w == "--")?;
                 // Another package or an example is not this program, nor is one with other features.
-                let built =
-                    |word: &str| cfg!(feature = "xdp") && matches!(word, "--features" | "xdp");
+                let built = |word: &str| match word {
+                    "--features" => true,
+                    "xdp" => cfg!(feature = "xdp"),
+                    "kring" => cfg!(feature = "kring"),
+                    _ => false,
+                };
                 let ours = rest
                     .get(..start)?
                     .iter()

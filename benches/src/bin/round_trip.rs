@@ -1,6 +1,6 @@
 //! How long do a message of 64 bytes and its answer take over one TCP connection, on which device?
 //! The other end is the kernel's TCP in a namespace of its own. Every contender runs once per round.
-//! Needs root, and `xdp` the cargo feature of that name.
+//! Needs root, and `xdp` and `kring` the cargo features of those names.
 //!
 //! Two kinds of contenders are comparable among themselves only:
 //! - *asleep*: whoever waits blocks in a system call, or, for a stack with a thread of its own, after
@@ -55,6 +55,7 @@ enum Medium {
     Tap,
     Packet,
     Xdp,
+    Kring,
 }
 
 /// One contender.
@@ -111,6 +112,7 @@ fn contenders(options: &Options) -> Vec<Contender> {
             Medium::Tap => Wire::Tap,
             Medium::Packet => Wire::Packet,
             Medium::Xdp => Wire::Xdp,
+            Medium::Kring => Wire::Kring,
         })
     };
     let mut list = Vec::new();

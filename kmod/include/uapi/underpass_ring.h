@@ -6,7 +6,8 @@
  *		the caller, where the interface is looked for
  * SETUP	makes the rings and the frames
  * mmap		maps them, MAP_SHARED, at the offsets that SETUP has returned
- * ATTACH	takes an interface, which nobody else can attach to meanwhile
+ * ATTACH	takes an interface, which nobody else can attach to meanwhile; once per
+ *		descriptor
  * RULE		says which of its frames are wanted; the kernel keeps the others
  * DOORBELL	sends what the transmit ring holds
  * poll		is readable when the receive ring holds a frame; EPOLLERR when the

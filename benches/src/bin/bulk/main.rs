@@ -2,8 +2,9 @@
 //!
 //! - `memory`: both ends of a link in memory, turned by one thread, beside bare smoltcp on the same
 //!   link;
-//! - `tap`, `packet`, `xdp`: the stack beside the kernel's TCP, whose peer is the kernel's TCP in a
-//!   network namespace of its own. Needs root, and `xdp` the cargo feature of that name.
+//! - `tap`, `packet`, `xdp`, `kring`: the stack beside the kernel's TCP, whose peer is the kernel's TCP
+//!   in a network namespace of its own. Needs root, and `xdp` and `kring` the cargo features of those
+//!   names.
 
 #![forbid(unsafe_code)]
 
@@ -55,6 +56,7 @@ enum Medium {
     Tap,
     Packet,
     Xdp,
+    Kring,
 }
 
 /// Who runs the stack.
@@ -143,6 +145,7 @@ fn contenders(options: &Options) -> Vec<(Contender, Direction)> {
             Medium::Tap => Wire::Tap,
             Medium::Packet => Wire::Packet,
             Medium::Xdp => Wire::Xdp,
+            Medium::Kring => Wire::Kring,
         };
         let both = [false, true].into_iter().filter(|offload| !offload || wire.has_offloads());
         for offload in both {
@@ -249,7 +252,7 @@ fn print_ratios(rows: &[Row]) {
             );
         }
     }
-    for wire in [Wire::Tap, Wire::Packet, Wire::Xdp] {
+    for wire in [Wire::Tap, Wire::Packet, Wire::Xdp, Wire::Kring] {
         for direction in [Direction::Send, Direction::Receive] {
             let of = |offload: bool| {
                 best(&|row| {

@@ -69,6 +69,7 @@ struct Options {
 enum Kind {
     Packet,
     Xdp,
+    Kring,
 }
 
 impl Kind {
@@ -77,6 +78,7 @@ impl Kind {
             Self::Packet => format!("packet:{OWN}"),
             // Every frame is for us: there is no kernel station on the interface.
             Self::Xdp => format!("xdp:{OWN},share=off"),
+            Self::Kring => format!("kring:{OWN},share=off"),
         };
         Ok(text.parse()?)
     }
