@@ -41,12 +41,13 @@ const NEEDS: [(Sign, &str); 16] = [
 ];
 
 /// What the guest takes on top of that: its kernel is Debian's, for x86-64.
-const GUEST_NEEDS: [(Sign, &str); 7] = [
+const GUEST_NEEDS: [(Sign, &str); 8] = [
     (File("/bin/busybox"), "busybox-static"),
     (Program("cpio"), "cpio"),
     (Program("modprobe"), "kmod"),
     (Start("/usr/src/linux-headers-"), "linux-headers-amd64"),
     (Program("qemu-system-x86_64"), "qemu-system-x86"),
+    (Program("tc"), "iproute2"),
     (Program("xz"), "xz-utils"),
     (Program("zstd"), "zstd"),
 ];
