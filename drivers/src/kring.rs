@@ -134,8 +134,8 @@ impl KringDevice {
                     .map(|()| socket)
             })
             .map_err(|source| opening.failed("setting the receive filter", source))?;
-        let rx = KringRx::new(Arc::clone(&area));
-        let tx = KringTx::new(area, caps.clone(), Arc::clone(&control));
+        let rx = KringRx::new(&area);
+        let tx = KringTx::new(&area, caps.clone(), Arc::clone(&control));
         let mut device = Self {
             caps,
             rx,

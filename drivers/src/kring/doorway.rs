@@ -33,8 +33,8 @@ impl KringRings {
     pub fn new(slots: u32) -> io::Result<Self> {
         let area = Arc::new(Area::allocate(slots, slots, uapi::MIN_FRAME)?);
         let caps = Caps::ethernet(MacAddr::local(1), 1500);
-        let rx = KringRx::new(Arc::clone(&area));
-        let tx = Slots::new(Arc::clone(&area), caps);
+        let rx = KringRx::new(&area);
+        let tx = Slots::new(&area, caps);
         Ok(Self { module: Model::new(&area), area, rx, tx })
     }
 

@@ -114,8 +114,8 @@ mod tests {
         fn open(caps: Caps) -> (Self, Arc<Area>) {
             let area = Arc::new(Area::allocate(RX_SLOTS, TX_SLOTS, FRAME_LEN).unwrap());
             let model = Arc::new(Mutex::new(Model::new(&area)));
-            let rx = KringRx::new(Arc::clone(&area));
-            let tx = PlainTx(Slots::new(Arc::clone(&area), caps.clone()));
+            let rx = KringRx::new(&area);
+            let tx = PlainTx(Slots::new(&area, caps.clone()));
             (Self { caps, rx, tx, model, lost: Arc::default() }, area)
         }
     }

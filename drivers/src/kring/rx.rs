@@ -40,9 +40,9 @@ const ETHERNET_HEADER_LEN: usize = 14;
 
 impl KringRx {
     /// Gives all receive frames of `area` to the module.
-    pub(super) fn new(area: Arc<Area>) -> Self {
-        let words = Words(Arc::clone(&area));
-        let frames = Frames::for_receiving(Arc::clone(&area));
+    pub(super) fn new(area: &Arc<Area>) -> Self {
+        let words = Words(Arc::clone(area));
+        let frames = Frames::for_receiving(Arc::clone(area));
         let mut rx = Self {
             ring: Consumer::new(words.clone(), area.rx_ring()),
             fill: Producer::new(words.clone(), area.fill_ring()),

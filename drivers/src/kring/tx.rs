@@ -23,7 +23,7 @@ pub struct KringTx {
 }
 
 impl KringTx {
-    pub(super) fn new(area: Arc<Area>, caps: Caps, control: Arc<Control>) -> Self {
+    pub(super) fn new(area: &Arc<Area>, caps: Caps, control: Arc<Control>) -> Self {
         Self { slots: Slots::new(area, caps), control, stalled: false }
     }
 
@@ -87,9 +87,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    pub(super) fn new(area: Arc<Area>, caps: Caps) -> Self {
-        let words = Words(Arc::clone(&area));
-        let frames = Frames::for_sending(Arc::clone(&area));
+    pub(super) fn new(area: &Arc<Area>, caps: Caps) -> Self {
+        let words = Words(Arc::clone(area));
+        let frames = Frames::for_sending(Arc::clone(area));
         Self {
             ring: Producer::new(words.clone(), area.tx_ring()),
             completions: Consumer::new(words.clone(), area.completion_ring()),

@@ -113,56 +113,9 @@ mod tests {
         TARGET_PACKETS, Target,
     };
 
-    /// Compiles the header, and an assertion for each number.
-    #[test]
-    #[cfg_attr(miri, ignore = "it runs a compiler")]
-    fn the_layout_is_that_of_the_header() {
-        let mut source = String::from("#include <stddef.h>\n#include \"underpass_ring.h\"\n");
-        let mut equal = |c: &str, rust: u64| {
-            source += &format!("_Static_assert({c} == {rust}ULL, \"{c} is not {rust}\");\n");
-        };
-        macro_rules! layout {
-            ($rust:ty, $c:literal: $($field:ident),*) => {
-                equal(concat!("sizeof(struct underpass_ring_", $c, ")"), size_of::<$rust>() as u64);
-                $(equal(
-                    concat!("offsetof(struct underpass_ring_", $c, ", ", stringify!($field), ")"),
-                    offset_of!($rust, $field) as u64,
-                );)*
-            };
-        }
-        layout!(Setup, "setup": abi, rx_slots, tx_slots, frame_len, map_len, rx_offset, fill_offset,
-            tx_offset, completion_offset, frames_offset);
-        layout!(Attach, "attach": ifindex, echo_type, reserved, tx_poll_us);
-        layout!(Rule, "rule": flags, vlan, mac, target_count, targets);
-        layout!(TargetEntry, "target": flags);
-        layout!(Stats, "stats":);
-        let offsets = [("address", 0), ("port", 16), ("protocol", 18), ("kind", 19)];
-        assert_eq!(size_of::<Target>(), 20);
-        for (field, offset) in offsets {
-            equal(&format!("offsetof(struct underpass_ring_target, {field})"), offset);
-        }
-        equal("sizeof(struct underpass_ring_frame)", 4 * FRAME_WORDS as u64);
-        let fields = [("number", 0), ("len", 4), ("flags", 8), ("gso_type", 9), ("hdr_len", 10)];
-        let more = [("gso_size", 12), ("csum_start", 14), ("csum_offset", 16), ("reserved", 18)];
-        for (field, offset) in fields.into_iter().chain(more) {
-            equal(&format!("offsetof(struct underpass_ring_frame, {field})"), offset);
-        }
-        for (field, at) in [
-            ("rx_producer", word::RX_PRODUCER),
-            ("rx_consumer", word::RX_CONSUMER),
-            ("fill_producer", word::FILL_PRODUCER),
-            ("fill_consumer", word::FILL_CONSUMER),
-            ("tx_producer", word::TX_PRODUCER),
-            ("tx_consumer", word::TX_CONSUMER),
-            ("completion_producer", word::COMPLETION_PRODUCER),
-            ("completion_consumer", word::COMPLETION_CONSUMER),
-            ("rx_wakeup", word::RX_WAKEUP),
-            ("tx_doorbell", word::TX_DOORBELL),
-            ("state", word::STATE),
-        ] {
-            equal(&format!("offsetof(struct underpass_ring_control, {field})"), 4 * at as u64);
-        }
-        for (name, value) in [
+    /// What the header calls by a name, without its prefix.
+    fn constants() -> Vec<(&'static str, u64)> {
+        vec![
             ("ABI", u64::from(ABI)),
             ("MIN_SLOTS", MIN_SLOTS.into()),
             ("MAX_SLOTS", MAX_SLOTS.into()),
@@ -205,11 +158,63 @@ mod tests {
             ("IOC_RULE", RULE.into()),
             ("IOC_DOORBELL", DOORBELL.into()),
             ("IOC_STATS", STATS.into()),
+        ]
+    }
+
+    /// Compiles the header, and an assertion for each number.
+    #[test]
+    #[cfg_attr(miri, ignore = "it runs a compiler")]
+    fn the_layout_is_that_of_the_header() {
+        let mut source = vec!["#include <stddef.h>\n#include \"underpass_ring.h\"".to_owned()];
+        let mut equal = |c: &str, rust: u64| {
+            source.push(format!("_Static_assert({c} == {rust}ULL, \"{c} is not {rust}\");"));
+        };
+        macro_rules! layout {
+            ($rust:ty, $c:literal: $($field:ident),*) => {
+                equal(concat!("sizeof(struct underpass_ring_", $c, ")"), size_of::<$rust>() as u64);
+                $(equal(
+                    concat!("offsetof(struct underpass_ring_", $c, ", ", stringify!($field), ")"),
+                    offset_of!($rust, $field) as u64,
+                );)*
+            };
+        }
+        layout!(Setup, "setup": abi, rx_slots, tx_slots, frame_len, map_len, rx_offset, fill_offset,
+            tx_offset, completion_offset, frames_offset);
+        layout!(Attach, "attach": ifindex, echo_type, reserved, tx_poll_us);
+        layout!(Rule, "rule": flags, vlan, mac, target_count, targets);
+        layout!(TargetEntry, "target": flags);
+        layout!(Stats, "stats":);
+        let offsets = [("address", 0), ("port", 16), ("protocol", 18), ("kind", 19)];
+        assert_eq!(size_of::<Target>(), 20);
+        for (field, offset) in offsets {
+            equal(&format!("offsetof(struct underpass_ring_target, {field})"), offset);
+        }
+        equal("sizeof(struct underpass_ring_frame)", 4 * FRAME_WORDS as u64);
+        let fields = [("number", 0), ("len", 4), ("flags", 8), ("gso_type", 9), ("hdr_len", 10)];
+        let more = [("gso_size", 12), ("csum_start", 14), ("csum_offset", 16), ("reserved", 18)];
+        for (field, offset) in fields.into_iter().chain(more) {
+            equal(&format!("offsetof(struct underpass_ring_frame, {field})"), offset);
+        }
+        for (field, at) in [
+            ("rx_producer", word::RX_PRODUCER),
+            ("rx_consumer", word::RX_CONSUMER),
+            ("fill_producer", word::FILL_PRODUCER),
+            ("fill_consumer", word::FILL_CONSUMER),
+            ("tx_producer", word::TX_PRODUCER),
+            ("tx_consumer", word::TX_CONSUMER),
+            ("completion_producer", word::COMPLETION_PRODUCER),
+            ("completion_consumer", word::COMPLETION_CONSUMER),
+            ("rx_wakeup", word::RX_WAKEUP),
+            ("tx_doorbell", word::TX_DOORBELL),
+            ("state", word::STATE),
         ] {
+            equal(&format!("offsetof(struct underpass_ring_control, {field})"), 4 * at as u64);
+        }
+        for (name, value) in constants() {
             equal(&format!("UNDERPASS_RING_{name}"), value);
         }
         let file = std::env::temp_dir().join(format!("underpass-uapi-{}.c", std::process::id()));
-        std::fs::write(&file, source).unwrap();
+        std::fs::write(&file, source.join("\n")).unwrap();
         let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../kmod/include/uapi");
         let output = Command::new("cc")
             .args(["-std=c11", "-Wall", "-Wextra", "-fsyntax-only", "-I", include])
