@@ -40,19 +40,25 @@ impl Suite {
             Self::Kmod => Plan {
                 programs: &[
                     Program {
-                        variable: "KRING",
+                        variable: "DRIVER_TESTS",
                         package: "underpass-drivers",
                         features: "kring,fuzzing",
                         target: Target::Test("kring"),
                     },
                     Program {
-                        variable: "KRING_HOSTILE",
+                        variable: "HOSTILE_TESTS",
                         package: "underpass-drivers",
                         features: "kring,fuzzing",
                         target: Target::Test("kring_hostile"),
                     },
                     Program {
-                        variable: "COMMAND",
+                        variable: "UNDERPASS",
+                        package: "underpass-cli",
+                        features: "kring",
+                        target: Target::Binary("underpass"),
+                    },
+                    Program {
+                        variable: "COMMAND_TESTS",
                         package: "underpass-cli",
                         features: "kring",
                         target: Target::Test("kring"),

@@ -1,7 +1,9 @@
-# The kernel module: the device over its rings, and hostile processes.
-insmod "$MODULE"
+# The kernel module: the device over its rings, hostile processes, and the command over the device.
 modprobe veth
-for program in "$KRING" "$KRING_HOSTILE" "$COMMAND"; do
-    "$program" guest:: --ignored --test-threads 1 --nocapture
+"$UNDERPASS" doctor | grep '^kring *missing .*insmod'
+insmod "$MODULE"
+"$UNDERPASS" doctor | grep '^kring *works'
+for tests in "$DRIVER_TESTS" "$HOSTILE_TESTS" "$COMMAND_TESTS"; do
+    "$tests" guest:: --ignored --test-threads 1 --nocapture
 done
 rmmod underpass_ring
