@@ -133,7 +133,7 @@ impl KringDevice {
                 membership::join(socket.as_fd(), link.index, own_mac.then_some(mac))
                     .map(|()| socket)
             })
-            .map_err(|source| opening.failed("setting the receive filter", source))?;
+            .map_err(|source| opening.no_filter(source))?;
         let rx = KringRx::new(&area);
         let tx = KringTx::new(&area, caps.clone(), Arc::clone(&control));
         let mut device = Self {

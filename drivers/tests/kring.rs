@@ -15,6 +15,7 @@ mod guest {
     use std::time::{Duration, Instant as Clock};
 
     use proptest::prelude::*;
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
     use underpass_devices::conformance::{self, Harness, Peer};
     use underpass_devices::{Device, Instant, MacAddr, RxQueue, Selection, Selector, VlanId};
     use underpass_drivers::doctor::Status;
@@ -290,5 +291,39 @@ mod guest {
         let report = underpass_drivers::doctor::check();
         let kring = report.backends.iter().find(|backend| backend.name == "kring").unwrap();
         assert!(matches!(kring.status, Status::Works { .. }), "{kring:?}");
+    }
+
+    /// On a thread of its own, for what is given up here does not come back.
+    fn without<T: Send>(unwanted: CapabilitySet, then: impl FnOnce() -> T + Send) -> T {
+        let work = || {
+            let mut sets = capabilities(None).unwrap();
+            sets.effective.remove(unwanted);
+            set_capabilities(None, sets).unwrap();
+            then()
+        };
+        std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+    }
+
+    #[test]
+    #[ignore = "needs the guest: run by cargo xtask guest test kmod"]
+    fn what_is_refused_is_told_with_the_remedy() {
+        let link = Link::new();
+        // Threads that are made inherit what their maker has.
+        for unwanted in [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW] {
+            let refusal = without(unwanted, || link.refusal(""));
+            let expected = "kring:ours: not permitted; it needs CAP_NET_ADMIN and CAP_NET_RAW: run";
+            assert!(refusal.starts_with(expected), "{refusal}");
+        }
+        let refusal = link.refusal(",rx-slots=32768");
+        assert!(refusal.contains("lower rx-slots or tx-slots, or take offload=off"), "{refusal}");
+        let refusal = link.refusal(",rx-slots=500");
+        assert_eq!(refusal, "kring:ours: slots are a power of two from 2 to 32768");
+        let refusal = link.ours.run(|| AnyDevice::open(&"kring:lo".parse().unwrap())).unwrap_err();
+        assert!(refusal.to_string().contains("no MAC address; give one with mac="), "{refusal}");
+        link.ours.netlink(|n| n.set_mtu("lo", 1500)).unwrap();
+        let spec: Spec = "kring:lo,mac=02:00:00:00:00:01".parse().unwrap();
+        let refusal = link.ours.run(|| AnyDevice::open(&spec)).unwrap_err().to_string();
+        assert_eq!(refusal, "kring:lo: it is not an Ethernet interface");
+        link.open("").unwrap();
     }
 }

@@ -100,6 +100,13 @@ impl Opening<'_> {
         }
     }
 
+    pub(super) fn no_filter(&self, source: io::Error) -> OpenError {
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => self.not_permitted(),
+            _ => self.failed("setting the receive filter", source),
+        }
+    }
+
     pub(super) fn not_attached(&self, source: io::Error) -> OpenError {
         match source.raw_os_error() {
             Some(libc::EBUSY) => OpenError::Busy {
