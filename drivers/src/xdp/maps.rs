@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use aya::Pod;
 
 pub(super) use crate::targets::{
-    FAMILY_ANY, FAMILY_ETHER_TYPE, FAMILY_IPV4, FAMILY_IPV6, Shape, Target, address_bytes,
+    FAMILY_ANY, FAMILY_ETHER_TYPE, FAMILY_IPV4, FAMILY_IPV6, Shape, TARGET_PACKETS, Target,
+    address_bytes,
 };
 
 pub(super) const SOCKETS: &str = "sockets";
