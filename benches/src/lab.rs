@@ -38,6 +38,8 @@ pub enum Wire {
     DpdkPacket,
     /// A veth pair, with DPDK's AF_XDP driver on the stack's end.
     DpdkXdp,
+    /// A veth pair, with the ring of our kernel module on the stack's end.
+    Kring,
 }
 
 impl Wire {
@@ -50,13 +52,14 @@ impl Wire {
             Self::DpdkTap => "dpdk-tap",
             Self::DpdkPacket => "dpdk-packet",
             Self::DpdkXdp => "dpdk-xdp",
+            Self::Kring => "kring",
         }
     }
 
     /// Whether the device can leave checksums and segmentation to the kernel. DPDK's TAP could, but for
     /// segments as long as the MTU.
     pub fn has_offloads(self) -> bool {
-        matches!(self, Self::Tap | Self::Packet)
+        matches!(self, Self::Tap | Self::Packet | Self::Kring)
     }
 
     /// The driver of DPDK, if it is one that `dpdk-testpmd` is measured with.
@@ -64,7 +67,7 @@ impl Wire {
         match self {
             Self::DpdkPacket => Some(Pmd::AfPacket),
             Self::DpdkXdp => Some(Pmd::AfXdp),
-            Self::Tap | Self::Packet | Self::Xdp | Self::DpdkTap => None,
+            Self::Tap | Self::Packet | Self::Xdp | Self::DpdkTap | Self::Kring => None,
         }
     }
 
@@ -86,6 +89,7 @@ impl Wire {
             Self::DpdkTap => format!("dpdk:net_tap{number},iface={TAP},offload={offload}"),
             Self::DpdkPacket => format!("dpdk:net_af_packet{number},iface={OWN_INTERFACE}"),
             Self::DpdkXdp => format!("dpdk:net_af_xdp{number},iface={OWN_INTERFACE}"),
+            Self::Kring => format!("kring:{OWN_INTERFACE},share=off,offload={offload}"),
         };
         Ok(text.parse()?)
     }

@@ -188,12 +188,12 @@ mod tests {
             ["cargo", "run", rest @ ..] => {
                 let start = rest.iter().position(|w| *w == "--")?;
                 // Another package or an example is not this program, nor is one with other features.
-                let built = |word: &str| match word {
-                    "--features" => cfg!(any(feature = "xdp", feature = "dpdk")),
-                    "xdp" => cfg!(feature = "xdp"),
-                    "dpdk" => cfg!(feature = "dpdk"),
-                    _ => false,
-                };
+                let features = [
+                    ("xdp", cfg!(feature = "xdp")),
+                    ("dpdk", cfg!(feature = "dpdk")),
+                    ("kring", cfg!(feature = "kring")),
+                ];
+                let built = |word: &str| word == "--features" || features.contains(&(word, true));
                 let ours = rest
                     .get(..start)?
                     .iter()

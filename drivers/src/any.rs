@@ -4,11 +4,19 @@ use underpass_devices::{
     Buffers, Caps, Counters, Device, Frame, Instant, MemoryConfig, MemoryDevice, MemoryRx,
     MemoryTx, RxQueue, Selection, SendError, TxMeta, TxQueue, Wake,
 };
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "xdp",
+    feature = "dpdk",
+    feature = "kring"
+))]
 use underpass_devices::{Vlan, VlanRx, VlanTx};
 
 #[cfg(feature = "dpdk")]
 use crate::dpdk::{DpdkDevice, DpdkRx, DpdkTx};
+#[cfg(feature = "kring")]
+use crate::kring::{KringDevice, KringRx, KringTx};
 #[cfg(feature = "packet")]
 use crate::packet::{PacketDevice, PacketRx, PacketTx};
 #[cfg(feature = "tap")]
@@ -41,6 +49,9 @@ pub enum AnyDevice {
     /// `dpdk:`
     #[cfg(feature = "dpdk")]
     Dpdk(Vlan<DpdkDevice>),
+    /// `kring:`
+    #[cfg(feature = "kring")]
+    Kring(Vlan<KringDevice>),
     /// `memory:`
     Memory(MemoryDevice),
 }
@@ -58,6 +69,8 @@ pub enum AnyRx<'a> {
     Xdp(VlanRx<'a, &'a mut XdpRx>),
     #[cfg(feature = "dpdk")]
     Dpdk(VlanRx<'a, &'a mut DpdkRx>),
+    #[cfg(feature = "kring")]
+    Kring(VlanRx<'a, &'a mut KringRx>),
     Memory(&'a mut MemoryRx),
 }
 
@@ -74,6 +87,8 @@ pub enum AnyTx<'a> {
     Xdp(VlanTx<&'a mut XdpTx>),
     #[cfg(feature = "dpdk")]
     Dpdk(VlanTx<&'a mut DpdkTx>),
+    #[cfg(feature = "kring")]
+    Kring(VlanTx<&'a mut KringTx>),
     Memory(&'a mut MemoryTx),
 }
 
@@ -89,6 +104,8 @@ macro_rules! each {
             Self::Xdp($inner) => $call,
             #[cfg(feature = "dpdk")]
             Self::Dpdk($inner) => $call,
+            #[cfg(feature = "kring")]
+            Self::Kring($inner) => $call,
             Self::Memory($inner) => $call,
         }
     };
@@ -122,6 +139,11 @@ impl AnyDevice {
                 let device = DpdkDevice::open(name, config)?;
                 Ok(Self::Dpdk(Vlan::new(device, *vlan)))
             }
+            #[cfg(feature = "kring")]
+            Spec::Kring { name, config, vlan } => {
+                let device = KringDevice::open(name, config)?;
+                Ok(Self::Kring(Vlan::new(device, *vlan)))
+            }
             Spec::Memory(_) => Err(OpenError::Unsuitable {
                 device: spec.to_string(),
                 reason: "a memory link has two ends, both in one process: a program makes them \
@@ -137,7 +159,13 @@ impl AnyDevice {
     /// # Errors
     /// Those of [`open`](Self::open).
     #[cfg_attr(
-        not(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk")),
+        not(any(
+            feature = "tap",
+            feature = "packet",
+            feature = "xdp",
+            feature = "dpdk",
+            feature = "kring"
+        )),
         allow(unused_variables, reason = "a memory link is not opened")
     )]
     pub fn open_queues(spec: &Spec, queues: usize) -> Result<Vec<Self>, OpenError> {
@@ -164,6 +192,14 @@ impl AnyDevice {
             Spec::Dpdk { name, config, vlan } => {
                 let devices = DpdkDevice::open_queues(name, config, queues)?;
                 Ok(devices.into_iter().map(|device| Self::Dpdk(Vlan::new(device, *vlan))).collect())
+            }
+            #[cfg(feature = "kring")]
+            Spec::Kring { name, config, vlan } => {
+                let devices = KringDevice::open_queues(name, config, queues)?;
+                Ok(devices
+                    .into_iter()
+                    .map(|device| Self::Kring(Vlan::new(device, *vlan)))
+                    .collect())
             }
             Spec::Memory(_) => Self::open(spec).map(|device| vec![device]),
         }
@@ -203,6 +239,12 @@ impl From<DpdkDevice> for AnyDevice {
         Self::Dpdk(Vlan::new(device, None))
     }
 }
+#[cfg(feature = "kring")]
+impl From<KringDevice> for AnyDevice {
+    fn from(device: KringDevice) -> Self {
+        Self::Kring(Vlan::new(device, None))
+    }
+}
 
 impl From<MemoryDevice> for AnyDevice {
     fn from(device: MemoryDevice) -> Self {
@@ -239,6 +281,11 @@ impl Device for AnyDevice {
             Self::Dpdk(device) => {
                 let (rx, tx) = device.split();
                 (AnyRx::Dpdk(rx), AnyTx::Dpdk(tx))
+            }
+            #[cfg(feature = "kring")]
+            Self::Kring(device) => {
+                let (rx, tx) = device.split();
+                (AnyRx::Kring(rx), AnyTx::Kring(tx))
             }
             Self::Memory(device) => {
                 let (rx, tx) = device.split();

@@ -3,6 +3,7 @@
 
 mod dpdk;
 mod frames;
+mod kernel_module;
 mod user_namespace;
 
 use std::fs;
@@ -93,6 +94,7 @@ pub fn check() -> Report {
             name: "dpdk",
             status: not_built("dpdk", "libdpdk-dev libclang-dev gcc pkg-config"),
         },
+        Backend { name: "kring", status: kring() },
         #[cfg(feature = "tap")]
         Backend { name: "io_uring", status: frames::try_io_uring() },
         Backend { name: "user namespaces", status: user_namespace::try_user_namespace() },
@@ -104,6 +106,21 @@ pub fn check() -> Report {
         backends,
         limits: limits(),
     }
+}
+
+/// The module first: whether it is there does not depend on how this program was built.
+fn kring() -> Status {
+    kernel_module::obstacle().unwrap_or_else(|| {
+        #[cfg(feature = "kring")]
+        return in_a_lab(frames::try_kring, frames::look_at_kring);
+        #[cfg(not(feature = "kring"))]
+        Status::Untried {
+            reason:
+                "the kernel module is loaded; this program was built without the device, build \
+                     with --features kring"
+                    .to_owned(),
+        }
+    })
 }
 
 /// A device whose cargo feature is off, and the Debian packages that it needs to build.

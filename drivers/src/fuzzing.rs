@@ -7,7 +7,8 @@ use underpass_devices::{PartialChecksum, RxMeta, TxMeta};
 
 use crate::dpdk_request;
 use crate::dpdk_segment::{Chain, Segment};
-use crate::xdp_ledger::{Ledger, Refused};
+pub use crate::kring::doorway::{KringRings, RawKring};
+use crate::ledger::{Ledger, Refused};
 use crate::{packet, partial_checksum, vnet_hdr};
 
 /// Where the frame of an AF_PACKET receive slot is, and what is known of it; a VLAN tag is put back

@@ -7,6 +7,7 @@
 //! | [`packet`] | an Ethernet interface, through AF_PACKET rings | `packet` |
 //! | `dpdk` | a device of DPDK, physical or virtual, through its poll-mode driver | `dpdk` |
 //! | `xdp` | an Ethernet interface shared with the kernel, through AF_XDP rings | `xdp` |
+//! | `kring` | the same, through rings of our own kernel module (`kmod/`) | `kring` |
 //!
 //! [`AnyDevice::open`] takes a [`Spec`] such as `packet:eth1`. [`doctor`] says what works on this
 //! machine, and [`lab`] makes private networks to try it in (feature `lab`).
@@ -19,20 +20,26 @@
 mod any;
 #[cfg(all(
     feature = "lab",
-    any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk")
+    any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk", feature = "kring")
 ))]
 pub mod doctor;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 #[cfg(any(feature = "lab", feature = "xdp"))]
 mod ethtool;
+#[cfg(all(test, feature = "lab", feature = "xdp"))]
+mod frame_cases;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "kernel")]
 pub mod kernel;
+#[cfg(feature = "kring")]
+pub mod kring;
 #[cfg(feature = "lab")]
 pub mod lab;
-#[cfg(any(feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "xdp", feature = "kring", feature = "fuzzing"))]
+mod ledger;
+#[cfg(any(feature = "packet", feature = "xdp", feature = "kring"))]
 mod membership;
 pub mod netlink;
 mod open;
@@ -43,7 +50,9 @@ mod partial_checksum;
 mod spec;
 #[cfg(feature = "tap")]
 pub mod tap;
-#[cfg(any(feature = "tap", feature = "packet"))]
+#[cfg(any(feature = "xdp", feature = "kring"))]
+mod targets;
+#[cfg(any(feature = "tap", feature = "packet", feature = "kring"))]
 mod vnet_hdr;
 #[cfg(feature = "xdp")]
 pub mod xdp;
@@ -54,10 +63,6 @@ mod dpdk_request;
 #[cfg(any(feature = "dpdk", feature = "fuzzing"))]
 #[path = "dpdk/segment.rs"]
 mod dpdk_segment;
-// It needs no AF_XDP, and so no libxdp to be fuzzed.
-#[cfg(any(feature = "xdp", feature = "fuzzing"))]
-#[path = "xdp/ledger.rs"]
-mod xdp_ledger;
 
 pub use any::{AnyDevice, AnyRx, AnyTx};
 pub use open::OpenError;

@@ -1,17 +1,17 @@
 //! The receive filter of a network card: what it lets in beside broadcasts and its own address.
 
 use std::io;
-#[cfg(feature = "xdp")]
+#[cfg(any(feature = "xdp", feature = "kring"))]
 use std::os::fd::OwnedFd;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-#[cfg(feature = "xdp")]
+#[cfg(any(feature = "xdp", feature = "kring"))]
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use underpass_devices::MacAddr;
 use zerocopy::{Immutable, IntoBytes};
 
 /// A packet socket that receives nothing, to [`join`] with.
-#[cfg(feature = "xdp")]
+#[cfg(any(feature = "xdp", feature = "kring"))]
 pub(crate) fn silent_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     // Without a protocol, no frame is for it.

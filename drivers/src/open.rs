@@ -1,6 +1,6 @@
 use std::io;
 
-#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk", feature = "kring"))]
 use crate::netlink::{Link, Netlink, NetlinkError};
 
 /// Why a device could not be opened: what, where, the cause, and what helps.
@@ -65,7 +65,7 @@ pub enum OpenError {
 }
 
 /// The interface called `name`, which must be up, for the device of that spec.
-#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk", feature = "kring"))]
 pub(crate) fn find_link(device: String, name: &str) -> Result<Link, OpenError> {
     match Netlink::open().and_then(|mut netlink| netlink.link(name)) {
         Ok(link) if link.up => Ok(link),
@@ -81,7 +81,7 @@ pub(crate) fn find_link(device: String, name: &str) -> Result<Link, OpenError> {
 
 /// Repeats `attempt` for up to two seconds while it fails with EBUSY or EADDRINUSE: after a process
 /// exits, the kernel lets go of its queues a little later.
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "kring"))]
 pub(crate) fn retry_while_busy<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     use std::thread;
     use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ pub(crate) fn retry_while_busy<T>(mut attempt: impl FnMut() -> io::Result<T>) ->
 }
 
 /// Whether an error says that somebody else holds the object.
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "kring"))]
 pub(crate) fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EADDRINUSE))
 }
@@ -109,7 +109,7 @@ fn interfaces() -> String {
     names.join(", ")
 }
 
-#[cfg(all(test, any(feature = "tap", feature = "packet", feature = "xdp")))]
+#[cfg(all(test, any(feature = "tap", feature = "packet", feature = "xdp", feature = "kring")))]
 mod tests {
     use super::*;
 

@@ -2,7 +2,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use underpass_devices::MemoryConfig;
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "xdp",
+    feature = "dpdk",
+    feature = "kring"
+))]
 use underpass_devices::VlanId;
 
 #[cfg(feature = "dpdk")]
@@ -10,6 +16,8 @@ mod dpdk;
 
 #[cfg(feature = "dpdk")]
 use crate::dpdk::DpdkConfig;
+#[cfg(feature = "kring")]
+use crate::kring::KringConfig;
 #[cfg(feature = "packet")]
 use crate::packet::PacketConfig;
 #[cfg(feature = "tap")]
@@ -25,6 +33,7 @@ use crate::xdp::XdpConfig;
 /// | `packet:INTERFACE` | `offload`, `mac`, `qdisc-bypass`, `fanout`, `rx-slots`, `tx-slots`, `vlan` |
 /// | `xdp:INTERFACE` | `queue`, `mode`, `share`, `mac`, `only` and `ether-type` (may be repeated), `busy-poll`, `huge-pages`, `rx-slots`, `tx-slots`, `vlan` |
 /// | `dpdk:DEVICE` | `offload`, `mac`, `mtu`, `eal` (may be repeated), `rx-slots`, `tx-slots`, `vlan`; every other key is an argument of the device's driver |
+/// | `kring:INTERFACE` | `offload`, `share`, `mac`, `only` and `ether-type` (may be repeated), `echo`, `tx-poll`, `rx-slots`, `tx-slots`, `vlan` |
 /// | `memory:` | `offload`, `mtu`, `slots` |
 ///
 /// The fields of the configurations say what the keys mean; `vlan` puts a
@@ -80,6 +89,16 @@ pub enum Spec {
         name: String,
         /// The options.
         config: DpdkConfig,
+        /// The VLAN of the link to be on.
+        vlan: Option<VlanId>,
+    },
+    /// `kring:INTERFACE`
+    #[cfg(feature = "kring")]
+    Kring {
+        /// Name of the interface.
+        name: String,
+        /// The options.
+        config: KringConfig,
         /// The VLAN of the link to be on.
         vlan: Option<VlanId>,
     },
@@ -200,6 +219,16 @@ impl FromStr for Spec {
                 let (name, config, vlan) = dpdk::parse(target, options)?;
                 Ok(Self::Dpdk { name, config, vlan })
             }
+            #[cfg(feature = "kring")]
+            "kring" => {
+                let name = interface("kring", target)?;
+                let (mut config, mut vlan) = (KringConfig::default(), None);
+                set_each("kring", KRING_OPTIONS, options, |key, value| match key {
+                    "vlan" => set_vlan(&mut vlan, value),
+                    _ => set_kring(&mut config, key, value),
+                })?;
+                Ok(Self::Kring { name, config, vlan })
+            }
             "memory" => {
                 let mut config = MemoryConfig::default();
                 if !target.is_empty() {
@@ -274,6 +303,27 @@ impl fmt::Display for Spec {
             }
             #[cfg(feature = "dpdk")]
             Self::Dpdk { name, config, vlan } => dpdk::write(f, name, config, *vlan),
+            #[cfg(feature = "kring")]
+            Self::Kring { name, config, vlan } => {
+                let default = KringConfig::default();
+                write!(f, "kring:{name}")?;
+                option(f, "offload", &switch(config.offload), &switch(default.offload))?;
+                option(f, "share", &switch(config.share), &switch(default.share))?;
+                given(f, "mac", config.mac.as_ref())?;
+                for service in &config.only {
+                    given(f, "only", Some(service))?;
+                }
+                for ether_type in &config.ether_types {
+                    given(f, "ether-type", Some(&format_args!("{ether_type:#06x}")))?;
+                }
+                if let Some(ether_type) = config.echo {
+                    given(f, "echo", Some(&format_args!("{ether_type:#06x}")))?;
+                }
+                option(f, "tx-poll", &config.tx_poll_us, &default.tx_poll_us)?;
+                option(f, "rx-slots", &config.rx_slots, &default.rx_slots)?;
+                option(f, "tx-slots", &config.tx_slots, &default.tx_slots)?;
+                given(f, "vlan", vlan.as_ref())
+            }
             Self::Memory(config) => {
                 let default = MemoryConfig::default();
                 write!(f, "memory:")?;
@@ -286,7 +336,7 @@ impl fmt::Display for Spec {
 }
 
 /// All kinds, whether this program was built with them or not.
-const KINDS: &[&str] = &["tap", "packet", "xdp", "dpdk", "memory"];
+const KINDS: &[&str] = &["tap", "packet", "xdp", "dpdk", "kring", "memory"];
 
 #[cfg(feature = "tap")]
 const TAP_OPTIONS: &[&str] = &["offload", "mac", "mtu", "host", "io", "queues", "slots", "vlan"];
@@ -303,6 +353,19 @@ const XDP_OPTIONS: &[&str] = &[
     "ether-type",
     "busy-poll",
     "huge-pages",
+    "rx-slots",
+    "tx-slots",
+    "vlan",
+];
+#[cfg(feature = "kring")]
+const KRING_OPTIONS: &[&str] = &[
+    "offload",
+    "share",
+    "mac",
+    "only",
+    "ether-type",
+    "echo",
+    "tx-poll",
     "rx-slots",
     "tx-slots",
     "vlan",
@@ -329,7 +392,13 @@ fn set_tap(config: &mut TapConfig, key: &str, text: &str) -> Result<(), Wanted> 
     Ok(())
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "xdp",
+    feature = "dpdk",
+    feature = "kring"
+))]
 fn set_vlan(vlan: &mut Option<VlanId>, text: &str) -> Result<(), Wanted> {
     *vlan = Some(value(text, "the number of a VLAN, 1 to 4094")?);
     Ok(())
@@ -365,7 +434,23 @@ fn set_xdp(config: &mut XdpConfig, key: &str, text: &str) -> Result<(), Wanted> 
     Ok(())
 }
 
-#[cfg(feature = "xdp")]
+#[cfg(feature = "kring")]
+fn set_kring(config: &mut KringConfig, key: &str, text: &str) -> Result<(), Wanted> {
+    match key {
+        "offload" => config.offload = on_or_off(text)?,
+        "share" => config.share = on_or_off(text)?,
+        "mac" => config.mac = Some(mac(text)?),
+        "only" => config.only.push(value(text, "a protocol or port such as icmp or tcp/80")?),
+        "ether-type" => config.ether_types.push(ether_type(text)?),
+        "echo" => config.echo = Some(ether_type(text)?),
+        "tx-poll" => config.tx_poll_us = value(text, "a number of microseconds")?,
+        "rx-slots" => config.rx_slots = number(text)?,
+        _ => config.tx_slots = number(text)?,
+    }
+    Ok(())
+}
+
+#[cfg(any(feature = "xdp", feature = "kring"))]
 fn ether_type(text: &str) -> Result<u16, Wanted> {
     let number = match text.strip_prefix("0x") {
         Some(digits) => u16::from_str_radix(digits, 16),
@@ -415,7 +500,7 @@ fn set_each(
     Ok(())
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp"))]
+#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "kring"))]
 fn interface(kind: &'static str, target: &str) -> Result<String, ParseSpecError> {
     if target.is_empty() {
         return Err(ParseSpecError::Target {
@@ -434,12 +519,24 @@ fn on_or_off(text: &str) -> Result<bool, Wanted> {
     }
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "xdp",
+    feature = "dpdk",
+    feature = "kring"
+))]
 fn mac(text: &str) -> Result<underpass_devices::MacAddr, Wanted> {
     value(text, "a MAC address such as 02:00:00:00:00:01")
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "xdp",
+    feature = "dpdk",
+    feature = "kring"
+))]
 fn number(text: &str) -> Result<usize, Wanted> {
     value(text, "a number")
 }
@@ -450,7 +547,13 @@ fn limited(text: &str, most: usize) -> Result<usize, Wanted> {
     if (1..=most).contains(&number) { Ok(number) } else { Err(wanted()) }
 }
 
-#[cfg(any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(
+    feature = "tap",
+    feature = "packet",
+    feature = "xdp",
+    feature = "dpdk",
+    feature = "kring"
+))]
 fn value<T: FromStr>(text: &str, wanted: &str) -> Result<T, Wanted> {
     text.parse().map_err(|_| wanted.to_owned())
 }

@@ -37,7 +37,6 @@ mod program_tests;
 mod rules;
 mod rx;
 mod socket;
-mod targets;
 mod tx;
 
 use std::fmt;
@@ -51,7 +50,6 @@ use self::opening::Opening;
 use self::program::Program;
 use self::socket::Queue;
 use crate::open::{OpenError, find_link};
-use crate::xdp_ledger as ledger;
 
 pub use self::control::{ControlError, ProgramInfo, XdpControl};
 pub use self::rx::XdpRx;

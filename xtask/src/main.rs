@@ -4,12 +4,14 @@
 
 mod dissector;
 mod fuzz;
+mod guest;
 mod run;
 mod setup;
 mod test;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Developer commands of Underpass.
@@ -26,6 +28,8 @@ enum Command {
     Setup,
     /// Run the fuzz targets: needs a nightly toolchain
     Fuzz(fuzz::Args),
+    /// A virtual machine with Debian's kernel, to try modules and drivers in
+    Guest(guest::Args),
     /// Everything that is checked before a change is merged: this is what CI runs
     Test(test::Args),
     /// A Lua script that tells Wireshark and tshark about our protocols
@@ -34,22 +38,26 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Setup => setup::setup(),
-        Command::Fuzz(args) => fuzz::fuzz(&args),
-        Command::Test(args) => test::test(&args),
-        Command::Dissector(args) => dissector::dissector(&args),
+        Command::Guest(args) => guest::guest(&args),
+        Command::Setup => succeed(setup::setup()),
+        Command::Fuzz(args) => succeed(fuzz::fuzz(&args)),
+        Command::Test(args) => succeed(test::test(&args)),
+        Command::Dissector(args) => succeed(dissector::dissector(&args)),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn succeed(result: Result<()>) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::{CommandFactory, Parser};
 
     use super::Cli;
@@ -59,12 +67,17 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// Every `$ cargo xtask …` of the README is a command that exists.
+    /// Every `$ cargo xtask …` of the documentation is a command that exists.
     #[test]
-    fn commands_of_the_readme_parse() {
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
-        let commands = readme.lines().filter_map(|line| {
+    fn documented_commands_parse() {
+        for name in ["README.md", "CONTRIBUTING.md"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+            parse_commands(name, &std::fs::read_to_string(path).unwrap());
+        }
+    }
+
+    fn parse_commands(name: &str, text: &str) {
+        let commands = text.lines().filter_map(|line| {
             let (_, command) = line.strip_prefix("$ ")?.split_once("cargo xtask")?;
             Some(command)
         });
@@ -73,7 +86,7 @@ mod tests {
             if let Err(error) =
                 Cli::try_parse_from(["cargo xtask".to_owned()].into_iter().chain(words))
             {
-                panic!("README.md: cargo xtask{command}: {error}");
+                panic!("{name}: cargo xtask{command}: {error}");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -28,6 +28,17 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{line}` failed: {status}");
     }
     Ok(())
+}
+
+/// What `command` prints, without the blank space around it. Fails if it does.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let line = describe(command);
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| line.clone())?;
+    if !output.status.success() {
+        bail!("`{line}` failed: {}", output.status);
+    }
+    let text = String::from_utf8(output.stdout).with_context(|| line)?;
+    Ok(text.trim().to_owned())
 }
 
 /// True for root, who may make network namespaces and install packages.

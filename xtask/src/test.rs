@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 use clap::ValueEnum;
 
-use crate::fuzz;
 use crate::run::{cargo, is_root, root, run};
 use crate::setup::setup;
+use crate::{fuzz, guest};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,8 @@ enum Step {
     Fuzz,
     /// Tests on real kernel objects, in network namespaces: needs root
     Namespaces,
+    /// Tests in a virtual machine with Debian's kernel; left out elsewhere than on Debian
+    Guest,
 }
 
 /// Runs the steps and stops at the first that fails.
@@ -49,16 +51,19 @@ pub(crate) fn test(args: &Args) -> Result<()> {
         if !args.only.is_empty() && !args.only.contains(&step) {
             continue;
         }
-        println!("== {}", name(step));
+        println!("== {}", name(&step));
         let start = Instant::now();
-        run_step(step).with_context(|| format!("step {}", name(step)))?;
-        let time = format!("{} {:.1} s", name(step), start.elapsed().as_secs_f64());
+        run_step(step).with_context(|| format!("step {}", name(&step)))?;
+        let time = format!("{} {:.1} s", name(&step), start.elapsed().as_secs_f64());
         println!("== {time}");
         times.push(time);
     }
     println!("== passed in {:.1} s: {}", start.elapsed().as_secs_f64(), times.join(", "));
     Ok(())
 }
+
+/// Packages and their tests that are models.
+const MODELS: [(&str, &str); 2] = [("underpass", "bell"), ("underpass-drivers", "kring_ring")];
 
 fn run_step(step: Step) -> Result<()> {
     const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
@@ -81,10 +86,12 @@ fn run_step(step: Step) -> Result<()> {
             .env("RUSTDOCFLAGS", "-D warnings")),
         Step::Units => run(cargo().arg("test").args(WORKSPACE)),
         // Everything is built anew with other types: in a folder of its own.
-        Step::Models => run(cargo()
-            .args(["test", "--package", "underpass", "--test", "bell"])
-            .env("RUSTFLAGS", "--cfg model")
-            .env("CARGO_TARGET_DIR", root().join("target/model"))),
+        Step::Models => MODELS.iter().try_for_each(|(package, test)| {
+            run(cargo()
+                .args(["test", "--package", package, "--test", test])
+                .env("RUSTFLAGS", "--cfg model")
+                .env("CARGO_TARGET_DIR", root().join("target/model")))
+        }),
         Step::Fuzz => fuzz::short(),
         Step::Namespaces if !is_root() => bail!(
             "it makes network namespaces and devices, which needs root: \
@@ -96,7 +103,10 @@ fn run_step(step: Step) -> Result<()> {
             "--ignored",
             "--test-threads",
             "1",
+            "--skip",
+            guest::TESTS,
         ])),
+        Step::Guest => guest::test(),
     }
 }
 
@@ -120,7 +130,8 @@ fn features() -> Result<()> {
     Ok(())
 }
 
-fn name(step: Step) -> String {
-    let value = step.to_possible_value();
+/// What a value is called on the command line.
+pub(crate) fn name(value: &impl ValueEnum) -> String {
+    let value = value.to_possible_value();
     value.map_or_else(String::new, |v| v.get_name().to_owned())
 }

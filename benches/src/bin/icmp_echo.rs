@@ -1,6 +1,6 @@
 //! How long does a ping of the kernel take, on which device? Beside `dpdk-testpmd --forward-mode=icmpecho`
 //! with the same driver of DPDK, and beside the kernel's own answer. Needs root, the kernel's `ping`, and
-//! for `xdp` and `dpdk-…` the cargo features of those names.
+//! for `xdp`, `kring` and `dpdk-…` the cargo features of those names.
 //!
 //! Every contender polls on one CPU; the kernel pings from the other one, each time as soon as it has an
 //! answer (`ping -A`).

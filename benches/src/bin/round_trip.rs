@@ -1,6 +1,6 @@
 //! How long do a message of 64 bytes and its answer take over one TCP connection, on which device?
 //! The other end is the kernel's TCP in a namespace of its own. Every contender runs once per round.
-//! Needs root, and `xdp` and `dpdk-…` the cargo features of those names.
+//! Needs root, and `xdp`, `kring` and `dpdk-…` the cargo features of those names.
 //!
 //! Two kinds of contenders are comparable among themselves only:
 //! - *asleep*: whoever waits blocks in a system call, or, for a stack with a thread of its own, after

@@ -23,8 +23,8 @@ pub(crate) const OURS: [&str; 2] = ["10.7.0.2", "[fd07::2]"];
 /// The kernel's addresses.
 pub(crate) const PEER: [&str; 2] = ["10.7.0.1", "[fd07::1]"];
 
-/// The addresses of the kernel at our end of an [`xdp`](Lab::xdp) link.
-#[cfg(feature = "xdp")]
+/// The addresses of the kernel at our end of a link that is [`shared`](Lab::shared) with it.
+#[cfg(any(feature = "xdp", feature = "kring"))]
 pub(crate) const KERNEL: [&str; 2] = ["10.7.0.3", "[fd07::3]"];
 
 /// How long anything may take; a debug build on a busy machine is slow.
@@ -56,10 +56,22 @@ impl Lab {
         Self::new(ours, Some(peer), "packet:veth0")
     }
 
-    /// AF_XDP at one end of a veth pair, beside the kernel, which has addresses of its own there:
-    /// [`KERNEL`].
+    /// AF_XDP at one end of a [`shared`](Self::shared) link.
     #[cfg(feature = "xdp")]
     pub(crate) fn xdp() -> Self {
+        Self::shared("xdp:veth0")
+    }
+
+    /// The ring of our kernel module at one end of a [`shared`](Self::shared) link.
+    #[cfg(feature = "kring")]
+    pub(crate) fn kring() -> Self {
+        Self::shared("kring:veth0")
+    }
+
+    /// A device at one end of a veth pair, beside the kernel, which has addresses of its own there:
+    /// [`KERNEL`].
+    #[cfg(any(feature = "xdp", feature = "kring"))]
+    fn shared(spec: &'static str) -> Self {
         let mut lab = Self::packet();
         lab.ours.sysctl("net.ipv6.conf.veth0.disable_ipv6", "0").unwrap();
         lab.ours
@@ -68,7 +80,7 @@ impl Lab {
                 netlink.add_address("veth0", "fd07::3".parse().unwrap(), 64)
             })
             .unwrap();
-        lab.spec = "xdp:veth0";
+        lab.spec = spec;
         lab
     }
 

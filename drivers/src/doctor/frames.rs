@@ -9,6 +9,8 @@ use underpass_devices::{Device, Instant, MacAddr, RxQueue, TxMeta, TxQueue};
 use super::{Failure, Status};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::{self, DpdkConfig, DpdkDevice};
+#[cfg(feature = "kring")]
+use crate::kring::{KringConfig, KringDevice};
 use crate::lab::Namespace;
 #[cfg(feature = "packet")]
 use crate::packet::{PacketConfig, PacketDevice};
@@ -128,8 +130,24 @@ fn library() -> String {
     format!("{} with {memory}", dpdk::version())
 }
 
+#[cfg(feature = "kring")]
+pub(super) fn try_kring(ours: &Namespace, theirs: &Namespace) -> Result<String, Failure> {
+    let config = KringConfig { share: false, ..KringConfig::default() };
+    each_way(ours, theirs, |name| KringDevice::open(name, &config))?;
+    Ok("a frame passed each way between two rings of our kernel module on a veth pair".to_owned())
+}
+
+/// Attaching needs privilege on the interface.
+#[cfg(feature = "kring")]
+pub(super) fn look_at_kring() -> Status {
+    Status::Missing {
+        cause: "the module is loaded, and this process may not attach to an interface".to_owned(),
+        remedy: "it needs CAP_NET_ADMIN and CAP_NET_RAW: run as root".to_owned(),
+    }
+}
+
 /// Sends a frame each way between two devices on a veth pair, and returns one of them.
-#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk"))]
+#[cfg(any(feature = "packet", feature = "xdp", feature = "dpdk", feature = "kring"))]
 fn each_way<D: Device + Send>(
     ours: &Namespace,
     theirs: &Namespace,

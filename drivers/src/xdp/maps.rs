@@ -4,6 +4,11 @@ use std::net::IpAddr;
 
 use aya::Pod;
 
+pub(super) use crate::targets::{
+    FAMILY_ANY, FAMILY_ETHER_TYPE, FAMILY_IPV4, FAMILY_IPV6, Shape, TARGET_PACKETS, Target,
+    address_bytes,
+};
+
 pub(super) const SOCKETS: &str = "sockets";
 pub(super) const SETTINGS: &str = "settings";
 pub(super) const TARGETS: &str = "targets";
@@ -23,11 +28,6 @@ pub(super) const TAKE_ALL: u32 = 1 << 0;
 /// The stack's MAC address is not the interface's.
 pub(super) const OWN_MAC: u32 = 1 << 1;
 
-/// A target selects packets.
-pub(super) const TARGET_PACKETS: u32 = 1 << 0;
-/// A target selects questions and answers about a link address.
-pub(super) const TARGET_NEIGHBOR: u32 = 1 << 1;
-
 /// `struct settings`
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -37,18 +37,6 @@ pub(super) struct Settings {
     pub(super) targets: u32,
     pub(super) vlan: u16,
     pub(super) mac: [u8; 6],
-}
-
-/// `struct target`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub(super) struct Target {
-    /// An address, the big-endian VLAN of an EtherType, or zeroes.
-    pub(super) address: [u8; 16],
-    /// Big-endian port or EtherType.
-    pub(super) port: [u8; 2],
-    pub(super) protocol: u8,
-    pub(super) kind: u8,
 }
 
 /// `struct rule_key` without the prefix length.
@@ -106,42 +94,6 @@ unsafe impl Pod for RuleEntry {}
 // SAFETY: integers, without padding (8 * 2).
 unsafe impl Pod for TallyEntry {}
 
-/// The families of addresses in a key.
-pub(super) const FAMILY_ANY: u8 = 0;
-pub(super) const FAMILY_IPV4: u8 = 4;
-pub(super) const FAMILY_IPV6: u8 = 6;
-pub(super) const FAMILY_ETHER_TYPE: u8 = 8;
-
-/// Which fields of a key count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// Neither protocol nor port.
-    Whole,
-    Protocol,
-    /// Protocol and port.
-    Port,
-}
-
-impl Shape {
-    pub(super) fn of(protocol: Option<u8>, port: Option<u16>) -> Self {
-        match (protocol, port) {
-            (None, _) => Self::Whole,
-            (Some(_), None) => Self::Protocol,
-            (Some(_), Some(_)) => Self::Port,
-        }
-    }
-
-    /// The `kind` byte of a key.
-    pub(super) fn kind(self, family: u8) -> u8 {
-        let shape = match self {
-            Self::Whole => 0x10,
-            Self::Protocol => 0x20,
-            Self::Port => 0x30,
-        };
-        shape | family
-    }
-}
-
 /// The `HAS_` bit of a key's kind: that a map holds such keys.
 pub(super) fn has_bit(kind: u8) -> u32 {
     let (shape, family) = (kind & 0xf0, kind & 0x0f);
@@ -153,18 +105,6 @@ pub(super) fn has_bit(kind: u8) -> u32 {
         0x10 => 1 << any,
         0x20 => 1 << (any + 1),
         _ => 1 << (any + 2),
-    }
-}
-
-/// An address in the first bytes of sixteen, and its family.
-pub(super) fn address_bytes(ip: IpAddr) -> ([u8; 16], u8) {
-    match ip {
-        IpAddr::V4(v4) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&v4.octets());
-            (bytes, FAMILY_IPV4)
-        }
-        IpAddr::V6(v6) => (v6.octets(), FAMILY_IPV6),
     }
 }
 

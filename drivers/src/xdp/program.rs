@@ -16,10 +16,11 @@ use super::control::{ControlError, XdpControl};
 use super::maps::{self, Settings, Target};
 use super::opening::{Layout, Opening, os_error};
 use super::socket::Queue;
-use super::{XdpConfig, XdpMode, targets};
+use super::{XdpConfig, XdpMode};
 use crate::membership;
 use crate::netlink::Link;
 use crate::open::{OpenError, retry_while_busy};
+use crate::targets;
 
 /// Its ELF object, compiled from `bpf/underpass.bpf.c`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/underpass.bpf.o"));
@@ -122,7 +123,7 @@ impl Program {
     /// Steers what is wanted to the stack, and nothing else. What is wanted before and after goes on
     /// arriving meanwhile.
     pub(super) fn select(&mut self, wanted: &Selection) -> io::Result<()> {
-        let targets = targets::of(&wanted.selectors, &self.config);
+        let targets = targets::of(&wanted.selectors, &self.config.only, &self.config.ether_types);
         if targets.len() > maps::MAX_TARGETS {
             return Err(io::Error::other(format!(
                 "{} entries are needed to steer what the stack wants, and there is room for {}",
@@ -130,7 +131,8 @@ impl Program {
                 maps::MAX_TARGETS
             )));
         }
-        let kinds = targets::kinds(&targets);
+        let kinds =
+            targets.keys().fold(0, |kinds, target: &Target| kinds | maps::has_bit(target.kind));
         self.current.vlan = wanted.vlan.map_or(0, underpass_devices::VlanId::number);
         // Looking for a kind that is not there does no harm; not looking for one that is does.
         self.current.targets |= kinds;

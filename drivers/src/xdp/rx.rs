@@ -4,8 +4,8 @@ use std::io;
 use underpass_devices::{Buffers, Counters, Frame, Instant, RxChecksum, RxMeta, RxQueue, Wake};
 use xsk_rs::{FillQueue, FrameDesc, RxQueue as Ring};
 
-use super::ledger::Refused;
 use super::socket::{Chunks, Handle};
+use crate::ledger::Refused;
 use crate::partial_checksum;
 
 /// The receive half of an [`XdpDevice`](super::XdpDevice): frames are lent where the kernel or the

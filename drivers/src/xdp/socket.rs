@@ -8,8 +8,8 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 use xsk_rs::{FrameDesc, Umem};
 
-use super::ledger::Ledger;
 use super::{rx, tx};
+use crate::ledger::Ledger;
 
 /// One queue of the interface, opened.
 pub(super) struct Queue {

@@ -3,7 +3,7 @@
 //! - `memory`: both ends of a link in memory, turned by one thread, beside bare smoltcp on the same
 //!   link;
 //! - `tap`, `packet` and the others: the stack beside the kernel's TCP, whose peer is the kernel's TCP in
-//!   a network namespace of its own. Needs root, and `xdp` and `dpdk-…` the cargo features of those names.
+//!   a network namespace of its own. Needs root, and `xdp`, `kring` and `dpdk-…` the cargo features of those names.
 
 #![forbid(unsafe_code)]
 
@@ -66,6 +66,7 @@ impl ValueEnum for Medium {
             Self::Wire(Wire::DpdkTap),
             Self::Wire(Wire::DpdkPacket),
             Self::Wire(Wire::DpdkXdp),
+            Self::Wire(Wire::Kring),
         ]
     }
 

@@ -1,6 +1,6 @@
 //! How many frames per second does a device receive and send, without a stack? Beside DPDK's
 //! `dpdk-testpmd` on the same link, in turns: with the same driver if ours is one of DPDK's, with
-//! `net_af_xdp` otherwise. Needs root, and `xdp` and `dpdk-…` the cargo features of those names.
+//! `net_af_xdp` otherwise. Needs root, and `xdp`, `kring` and `dpdk-…` the cargo features of those names.
 //!
 //! Every measurement has a veth pair of its own, whose ends are in two namespaces. The contender
 //! polls on one CPU and does nothing with a frame.
@@ -73,6 +73,7 @@ enum Kind {
     Xdp,
     DpdkPacket,
     DpdkXdp,
+    Kring,
 }
 
 impl Kind {
@@ -83,6 +84,7 @@ impl Kind {
             Self::Xdp => format!("xdp:{OWN},share=off"),
             Self::DpdkPacket => format!("dpdk:net_af_packet0,iface={OWN}"),
             Self::DpdkXdp => format!("dpdk:net_af_xdp0,iface={OWN}"),
+            Self::Kring => format!("kring:{OWN},share=off"),
         };
         Ok(text.parse()?)
     }
@@ -91,7 +93,7 @@ impl Kind {
     fn peer(self) -> Pmd {
         match self {
             Self::DpdkPacket => Pmd::AfPacket,
-            Self::Packet | Self::Xdp | Self::DpdkXdp => Pmd::AfXdp,
+            Self::Packet | Self::Xdp | Self::DpdkXdp | Self::Kring => Pmd::AfXdp,
         }
     }
 }

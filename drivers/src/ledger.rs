@@ -3,7 +3,7 @@
 
 /// The chunks of one direction of one queue, which lie side by side in the UMEM.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     /// Where the first one begins, in bytes from the start of the UMEM.
     start: usize,
     chunk_len: usize,
@@ -14,7 +14,7 @@ pub(super) struct Ledger {
 
 /// Why a descriptor that came with a frame is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// It names no chunk of ours that the kernel had.
     NotGiven,
     /// Its bytes go beyond its chunk, which is ours again.
@@ -23,22 +23,28 @@ pub(super) enum Refused {
 
 impl Ledger {
     /// `count` chunks of `chunk_len` bytes from `start` on, all of them ours.
-    pub(super) fn new(start: usize, chunk_len: usize, count: usize) -> Self {
+    pub(crate) fn new(start: usize, chunk_len: usize, count: usize) -> Self {
         Self { start, chunk_len, with_kernel: vec![false; count], given: 0 }
     }
 
     /// Chunks in all.
-    pub(super) fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.with_kernel.len()
     }
 
     /// Chunks that the kernel has.
-    pub(super) fn given(&self) -> usize {
+    pub(crate) fn given(&self) -> usize {
         self.given
     }
 
+    /// Whether the kernel has the chunk that holds `address`.
+    #[cfg(feature = "kring")]
+    pub(crate) fn is_given(&self, address: usize) -> bool {
+        self.index(address).is_some_and(|index| self.with_kernel[index])
+    }
+
     /// The chunk that holds `address` goes to the kernel.
-    pub(super) fn give(&mut self, address: usize) {
+    pub(crate) fn give(&mut self, address: usize) {
         if let Some(held) = self.index(address).and_then(|index| self.with_kernel.get_mut(index))
             && !*held
         {
@@ -49,7 +55,7 @@ impl Ledger {
 
     /// The kernel says that it gives the chunk that holds `address` back. Its number, if it is one of
     /// these and the kernel had it.
-    pub(super) fn take_back(&mut self, address: usize) -> Option<usize> {
+    pub(crate) fn take_back(&mut self, address: usize) -> Option<usize> {
         let index = self.index(address)?;
         let held = self.with_kernel.get_mut(index)?;
         if !std::mem::take(held) {
@@ -60,13 +66,13 @@ impl Ledger {
     }
 
     /// The kernel says that it has put `len` bytes at `address`. The number of their chunk.
-    pub(super) fn receive(&mut self, address: usize, len: usize) -> Result<usize, Refused> {
+    pub(crate) fn receive(&mut self, address: usize, len: usize) -> Result<usize, Refused> {
         let index = self.take_back(address).ok_or(Refused::NotGiven)?;
         if self.fits(address, len) { Ok(index) } else { Err(Refused::TooLong) }
     }
 
     /// Whether `len` bytes from `address` on lie in one chunk.
-    pub(super) fn fits(&self, address: usize, len: usize) -> bool {
+    pub(crate) fn fits(&self, address: usize, len: usize) -> bool {
         let Some(offset) = address.checked_sub(self.start) else {
             return false;
         };
