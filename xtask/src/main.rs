@@ -56,6 +56,8 @@ fn succeed(result: Result<()>) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::{CommandFactory, Parser};
 
     use super::Cli;
@@ -65,12 +67,17 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// Every `$ cargo xtask …` of the README is a command that exists.
+    /// Every `$ cargo xtask …` of the documentation is a command that exists.
     #[test]
-    fn commands_of_the_readme_parse() {
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
-        let commands = readme.lines().filter_map(|line| {
+    fn documented_commands_parse() {
+        for name in ["README.md", "CONTRIBUTING.md"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+            parse_commands(name, &std::fs::read_to_string(path).unwrap());
+        }
+    }
+
+    fn parse_commands(name: &str, text: &str) {
+        let commands = text.lines().filter_map(|line| {
             let (_, command) = line.strip_prefix("$ ")?.split_once("cargo xtask")?;
             Some(command)
         });
@@ -79,7 +86,7 @@ mod tests {
             if let Err(error) =
                 Cli::try_parse_from(["cargo xtask".to_owned()].into_iter().chain(words))
             {
-                panic!("README.md: cargo xtask{command}: {error}");
+                panic!("{name}: cargo xtask{command}: {error}");
             }
         }
     }

@@ -51,10 +51,10 @@ pub(crate) fn test(args: &Args) -> Result<()> {
         if !args.only.is_empty() && !args.only.contains(&step) {
             continue;
         }
-        println!("== {}", name(step));
+        println!("== {}", name(&step));
         let start = Instant::now();
-        run_step(step).with_context(|| format!("step {}", name(step)))?;
-        let time = format!("{} {:.1} s", name(step), start.elapsed().as_secs_f64());
+        run_step(step).with_context(|| format!("step {}", name(&step)))?;
+        let time = format!("{} {:.1} s", name(&step), start.elapsed().as_secs_f64());
         println!("== {time}");
         times.push(time);
     }
@@ -125,7 +125,8 @@ fn features() -> Result<()> {
     Ok(())
 }
 
-fn name(step: Step) -> String {
-    let value = step.to_possible_value();
+/// What a value is called on the command line.
+pub(crate) fn name(value: &impl ValueEnum) -> String {
+    let value = value.to_possible_value();
     value.map_or_else(String::new, |v| v.get_name().to_owned())
 }

@@ -14,7 +14,7 @@ use super::kernel::Kernel;
 
 /// The folder of one guest; gone when it is dropped.
 pub(super) struct Folder {
-    folder: TempDir,
+    directory: TempDir,
     stdout: File,
     stderr: File,
 }
@@ -27,8 +27,8 @@ impl Folder {
         command: &[OsString],
         environment: &[(OsString, OsString)],
     ) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("underpass-guest-").tempdir()?;
-        let shared = folder.path().join("shared");
+        let directory = tempfile::Builder::new().prefix("underpass-guest-").tempdir()?;
+        let shared = directory.path().join("shared");
         fs::create_dir(&shared)?;
         fs::write(shared.join("session.sh"), include_str!("session.sh"))?;
         fs::write(shared.join("command.sh"), script(command, environment)?)?;
@@ -39,13 +39,13 @@ impl Folder {
         Ok(Self {
             stdout: File::open(shared.join("stdout"))?,
             stderr: File::open(shared.join("stderr"))?,
-            folder,
+            directory,
         })
     }
 
     /// For files of the host.
     pub(super) fn path(&self) -> &Path {
-        self.folder.path()
+        self.directory.path()
     }
 
     /// What the guest sees.

@@ -3,7 +3,7 @@
 /// Parts of lines. Sources: lib/dump_stack.c and kernel/panic.c (BUG, WARNING, panic),
 /// mm/kasan/report.c, lib/ubsan.c, kernel/locking/lockdep.c, kernel/rcu, mm/kmemleak.c,
 /// kernel/watchdog.c and hung_task.c, net/core/dev.c and lib/ref_tracker.c, lib/debugobjects.c.
-const COMPLAINTS: [&str; 30] = [
+const COMPLAINTS: [&str; 31] = [
     "BUG:",
     "kernel BUG at",
     "WARNING:",
@@ -33,6 +33,7 @@ const COMPLAINTS: [&str; 30] = [
     "unregister_netdevice: waiting",
     "leaked reference",
     "blocked for more than",
+    "detected stalls",
     "self-detected stall",
 ];
 

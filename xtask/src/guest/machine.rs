@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use super::folder::Folder;
 use super::kernel::{Choice, Kernel};
 use super::terminal::Terminal;
-use super::{cache, initramfs, interrupt, kernel_log};
+use super::{cache, initramfs, interrupt, kernel_log, terminal};
 
 /// What a machine has.
 #[derive(Clone, Debug, clap::Args)]
@@ -103,8 +103,8 @@ impl Machine {
         let kernel = Kernel::get(self.kernel)?;
         let shell = ["bash".into(), "-i".into()];
         let folder = Folder::new(&kernel, &shell, &[])?;
-        let terminal = Terminal::new()?;
-        folder.use_terminal(&terminal.stty()?)?;
+        let _terminal = Terminal::new()?;
+        folder.use_terminal(&terminal::stty()?)?;
         let mut qemu = Process::start(&mut self.qemu(&kernel, &folder, "mon:stdio")?)?;
         while qemu.ended()?.is_none() {
             interrupt::check()?;
@@ -145,7 +145,7 @@ impl Machine {
 
     /// Kernel parameters: Documentation/admin-guide/kernel-parameters.txt. A bug ends the machine.
     fn parameters(&self, kernel: &Kernel) -> String {
-        let ours = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off";
+        let ours = "console=ttyS0 loglevel=5 log_buf_len=4M panic=-1 oops=panic mitigations=off";
         format!("{ours} {} {}", kernel.parameters, self.append)
     }
 }

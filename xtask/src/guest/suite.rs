@@ -10,6 +10,7 @@ use super::kernel::{Choice, Kernel};
 use super::machine::{Job, Machine};
 use super::module;
 use super::program::{Program, Target};
+use crate::test::name;
 
 /// A suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,6 +74,7 @@ impl Suite {
     /// Builds what it takes and runs it.
     pub(super) fn run(self, choice: Choice) -> Result<()> {
         let plan = self.plan();
+        println!("suite {}", name(&self));
         let mut environment = Vec::new();
         for program in plan.programs {
             environment.push((program.variable.into(), program.build()?.into()));
@@ -81,12 +83,13 @@ impl Suite {
             let module = module::build(&Kernel::get(choice)?)?;
             environment.push(("MODULE".into(), module.into()));
         }
+        let append = if choice.debug_kernel { "kmemleak=on" } else { "" };
         let machine = Machine {
             kernel: choice,
             memory: plan.memory,
             cpus: 2,
             nic: plan.nics.iter().map(ToString::to_string).collect(),
-            append: String::new(),
+            append: append.to_owned(),
         };
         // Watched kernels are slow.
         let limit = if choice.debug_kernel { plan.limit * 4 } else { plan.limit };
@@ -97,9 +100,9 @@ impl Suite {
         };
         let outcome = machine.run(&job)?;
         if let Some(complaint) = outcome.complaint() {
-            bail!(complaint);
+            bail!("suite {}: {complaint}", name(&self));
         }
-        ensure!(outcome.code == 0, "exit code {}", outcome.code);
+        ensure!(outcome.code == 0, "suite {}: exit code {}", name(&self), outcome.code);
         Ok(())
     }
 }

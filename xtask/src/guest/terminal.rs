@@ -15,12 +15,6 @@ impl Terminal {
     pub(super) fn new() -> Result<Self> {
         tcgetattr(stdin()).map(Self).context("a shell needs a terminal as standard input")
     }
-
-    /// Arguments of stty that make another terminal as large as this one.
-    pub(super) fn stty(&self) -> Result<String> {
-        let size = tcgetwinsize(stdin()).context("the size of the terminal")?;
-        Ok(format!("rows {} cols {}", size.ws_row, size.ws_col))
-    }
 }
 
 impl Drop for Terminal {
@@ -28,4 +22,10 @@ impl Drop for Terminal {
         // It fails if the terminal is gone: then there is nothing to give back.
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.0);
     }
+}
+
+/// Arguments of stty that make another terminal as large as this one.
+pub(super) fn stty() -> Result<String> {
+    let size = tcgetwinsize(stdin()).context("the size of the terminal")?;
+    Ok(format!("rows {} cols {}", size.ws_row, size.ws_col))
 }
