@@ -23,10 +23,12 @@ serve() {
 
     "$UNDERPASS" ping --device "dpdk:$1" --addr 10.7.0.2/24 -c 3 10.7.0.1
     "$UNDERPASS" http-serve --device "dpdk:$1" --addr 10.7.0.2/24 --root . &
-    ip netns exec peer curl --silent --show-error --retry 20 --retry-all-errors --retry-delay 1 \
-        --connect-timeout 2 --output copy http://10.7.0.2/file
-    cmp file copy
+    # Until the card has its link.
+    ip netns exec peer ping -q -c 1 -w 60 10.7.0.2
     ip netns exec peer ping -q -c 20 -i 0.05 10.7.0.2
+    ip netns exec peer curl --silent --show-error --output copy http://10.7.0.2/file
+    cmp file copy
+    rm copy
     kill -INT $!
     wait $!
     ip netns delete peer
