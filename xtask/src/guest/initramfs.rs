@@ -13,8 +13,7 @@ use crate::run::output;
 
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 const BUSYBOX: &str = "/bin/busybox";
-const COMMANDS: [&str; 8] =
-    ["sh", "mount", "mkdir", "insmod", "cat", "echo", "poweroff", "switch_root"];
+const COMMANDS: [&str; 7] = ["sh", "mount", "mkdir", "insmod", "cat", "poweroff", "switch_root"];
 
 /// Makes the archive `initramfs` for a kernel, and the tree it is made from, in `folder`.
 pub(super) fn build(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
