@@ -145,8 +145,9 @@ impl Machine {
 
     /// Kernel parameters: Documentation/admin-guide/kernel-parameters.txt. A bug ends the machine.
     fn parameters(&self, kernel: &Kernel) -> String {
-        let ours = "console=ttyS0 loglevel=5 log_buf_len=4M panic=-1 oops=panic mitigations=off";
-        format!("{ours} {} {}", kernel.parameters, self.append)
+        let log = "console=ttyS0 loglevel=5 log_buf_len=4M panic=-1 oops=panic";
+        let emulated = "tsc=reliable no_timer_check mitigations=off";
+        format!("{log} {emulated} {} {}", kernel.parameters, self.append)
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn get() -> Result<Kernel> {
         image: folder.join("vmlinux"),
         modules: folder,
         headers: Path::new(HEADERS).join(format!("linux-headers-{release}")),
-        parameters: "tsc=reliable no_timer_check",
+        parameters: "",
         memory: 0,
         release,
     })
