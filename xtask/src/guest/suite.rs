@@ -17,6 +17,8 @@ use crate::test::name;
 pub(crate) enum Suite {
     /// Our kernel module
     Kmod,
+    /// DPDK's poll-mode drivers on PCI cards
+    Dpdk,
 }
 
 /// What a suite takes.
@@ -69,6 +71,27 @@ impl Suite {
                 nics: &[],
                 memory: 1536,
                 limit: Duration::from_secs(600),
+            },
+            Self::Dpdk => Plan {
+                programs: &[Program {
+                    variable: "UNDERPASS",
+                    package: "underpass-cli",
+                    features: "dpdk",
+                    target: Target::Binary("underpass"),
+                }],
+                script: include_str!("suite/dpdk.sh"),
+                module: false,
+                nics: &[
+                    "-netdev hubport,hubid=0,id=a0 -device e1000,netdev=a0,addr=0x10",
+                    "-netdev hubport,hubid=0,id=a1 -device virtio-net-pci,netdev=a1,addr=0x11,\
+                     mac=52:54:00:00:00:a1",
+                    "-netdev hubport,hubid=1,id=b0 -device virtio-net-pci,netdev=b0,addr=0x12,\
+                     mac=52:54:00:00:00:b0",
+                    "-netdev hubport,hubid=1,id=b1 -device virtio-net-pci,netdev=b1,addr=0x13,\
+                     mac=52:54:00:00:00:b1",
+                ],
+                memory: 1536,
+                limit: Duration::from_secs(240),
             },
         }
     }
