@@ -83,7 +83,8 @@ impl Kind {
             // Every frame is for us: there is no kernel station on the interface.
             Self::Xdp => format!("xdp:{OWN},share=off"),
             Self::DpdkPacket => format!("dpdk:net_af_packet0,iface={OWN}"),
-            Self::DpdkXdp => format!("dpdk:net_af_xdp0,iface={OWN}"),
+            // Polling is ours: the kernel need not do it, too.
+            Self::DpdkXdp => format!("dpdk:net_af_xdp0,iface={OWN},busy_budget=0"),
             Self::Kring => format!("kring:{OWN},share=off"),
         };
         Ok(text.parse()?)
