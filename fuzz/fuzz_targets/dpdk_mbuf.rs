@@ -36,7 +36,8 @@ fn received(input: &Input) {
         true => (segments.len() as u16, sum),
         false => (input.nb_segs, input.pkt_len),
     };
-    let fit = segments.iter().all(|(room, at, len)| u32::from(*at) + u32::from(*len) <= (*room).into());
+    let fit =
+        segments.iter().all(|(room, at, len)| u32::from(*at) + u32::from(*len) <= (*room).into());
     let few = segments.len() <= 128 && (14..=65_553).contains(&sum);
     let whole = usize::from(nb_segs) == segments.len() && pkt_len == sum;
     let found = dpdk_frame(segments, nb_segs, pkt_len);
