@@ -1,6 +1,7 @@
 //! Running other programs.
 
 use std::env;
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -19,15 +20,21 @@ pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Prints `command`, runs it, and fails if it does.
+/// Prints `command` on standard error, runs it, and fails if it does.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = describe(command);
-    println!("$ {line}");
+    eprintln!("$ {line}");
     let status = command.status().with_context(|| line.clone())?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }
     Ok(())
+}
+
+/// As [`run`], with all that is printed on standard error: for what comes before a program whose
+/// output is passed on.
+pub(crate) fn prepare(command: &mut Command) -> Result<()> {
+    run(command.stdout(io::stderr()))
 }
 
 /// What `command` prints, without the blank space around it. Fails if it does.

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use self::Sign::{File, Program, Start};
-use crate::run::{is_root, run};
+use crate::run::{is_root, prepare};
 
 /// What a Debian package brings that shows it is installed.
 #[derive(Clone, Copy)]
@@ -93,12 +93,14 @@ fn install(missing: &[&str]) -> Result<()> {
     if !is_root() {
         bail!("missing: {}; run: sudo {by_hand}", missing.join(", "));
     }
-    run(apt_get().arg("update"))?;
+    prepare(apt_get().arg("update"))?;
     // The web server is run by the tests alone: its service must not start with the installation.
-    run(apt_get()
-        .args(["install", "--yes", "--no-install-recommends"])
-        .args(missing)
-        .env("RUNLEVEL", "1"))
+    prepare(
+        apt_get()
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(missing)
+            .env("RUNLEVEL", "1"),
+    )
 }
 
 /// What keeps the guest from running here, if anything does.

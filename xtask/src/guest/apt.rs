@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{output, run};
+use crate::run::{output, prepare};
 
 /// Downloads a package of the archive into `folder`, where apt's lists go as well: those of the
 /// system may be missing or old, and need root to be renewed.
@@ -24,10 +24,10 @@ pub(super) fn download(package: &str, version: &str, folder: &Path) -> Result<Pa
     };
     fs::create_dir_all(folder.join("lists/partial"))?;
     fs::create_dir_all(folder.join("cache/archives/partial"))?;
-    run(apt("apt-get").args(["--quiet", "update"]))?;
+    prepare(apt("apt-get").args(["--quiet", "update"]))?;
     let offered = output(apt("apt-cache").args(["madison", package]))?;
     require(package, version, &offered)?;
-    run(apt("apt-get").args(["--quiet", "download", &format!("{package}={version}")]))?;
+    prepare(apt("apt-get").args(["--quiet", "download", &format!("{package}={version}")]))?;
     let mut files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
     let deb = files.find(|path| path.extension() == Some(OsStr::new("deb")));
     deb.with_context(|| format!("apt-get download {package} left no package"))

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::kernel::Kernel;
 use super::{apt, cache, stock};
-use crate::run::{output, root, run};
+use crate::run::{output, prepare, root};
 use crate::setup;
 
 /// The kernel from the cache, or built there: some ten minutes on two processors.
@@ -53,16 +53,18 @@ fn build(stock: &str, version: &str, config: &str, folder: &Path) -> Result<()> 
     fs::create_dir_all(&build)?;
     let fragment = build.join("fragment");
     fs::write(&fragment, config)?;
-    run(Command::new("make")
-        .arg("--directory")
-        .arg(&tree)
-        .args(["--quiet", &format!("O={}", build.display()), "allnoconfig"])
-        .env("KCONFIG_ALLCONFIG", fragment))?;
+    prepare(
+        Command::new("make")
+            .arg("--directory")
+            .arg(&tree)
+            .args(["--quiet", &format!("O={}", build.display()), "allnoconfig"])
+            .env("KCONFIG_ALLCONFIG", fragment),
+    )?;
     check_config(config, &fs::read_to_string(build.join(".config"))?)?;
     let jobs = available_parallelism().map_or(1, usize::from);
-    run(make(&build).args([&format!("-j{jobs}"), "bzImage", "modules"]))?;
+    prepare(make(&build).args([&format!("-j{jobs}"), "bzImage", "modules"]))?;
     let to = format!("INSTALL_MOD_PATH={}", folder.join("modules").display());
-    run(make(&build).args([&to, "modules_install"]))
+    prepare(make(&build).args([&to, "modules_install"]))
 }
 
 /// Unpacks Debian's sources.
@@ -70,10 +72,10 @@ fn fetch(source: &str, version: &str, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let part = tempfile::Builder::new().prefix("source").tempdir_in(folder)?;
     let deb = apt::download(source, version, part.path())?;
-    run(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(part.path()))?;
+    prepare(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(part.path()))?;
     let archive = part.path().join(format!("usr/src/{source}.tar.xz"));
     let unpack = ["--extract", "--file"];
-    run(Command::new("tar").current_dir(part.path()).args(unpack).arg(archive))?;
+    prepare(Command::new("tar").current_dir(part.path()).args(unpack).arg(archive))?;
     fs::rename(part.path().join(source), folder.join(source)).context("the kernel's sources")
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::cache;
 use super::kernel::Kernel;
-use crate::run::{root, run};
+use crate::run::{prepare, root};
 
 /// Builds `kmod/` by Kbuild (Documentation/kbuild/modules.rst), in a copy, which keeps what it makes
 /// out of the sources. What has not changed is not built again.
@@ -19,7 +19,7 @@ pub(super) fn build(kernel: &Kernel) -> Result<PathBuf> {
     copy(&root().join("kmod"), &folder)?;
     let mut make = Command::new("make");
     make.arg("--directory").arg(&kernel.headers).arg(format!("M={}", folder.display()));
-    run(make.args(["--quiet", "modules"]))?;
+    prepare(make.args(["--quiet", "modules"]))?;
     Ok(folder.join("underpass_ring.ko"))
 }
 

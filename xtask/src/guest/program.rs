@@ -40,7 +40,7 @@ impl Program {
         };
         cargo.args(["--package", self.package, "--features", self.features]);
         cargo.arg("--message-format=json-render-diagnostics");
-        println!("building {name} of {} with {}", self.package, self.features);
+        eprintln!("building {name} of {} with {}", self.package, self.features);
         let output = cargo.stderr(Stdio::inherit()).output().context("cargo")?;
         if !output.status.success() {
             bail!("{name} of {} does not build: {}", self.package, output.status);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::kernel::Kernel;
 use super::{apt, cache, vmlinux};
-use crate::run::{output, run};
+use crate::run::{output, prepare};
 
 /// Where the packages of headers put them.
 const HEADERS: &str = "/usr/src";
@@ -64,13 +64,13 @@ fn numbers(release: &str) -> Vec<u32> {
 fn fetch(release: &str, folder: &Path) -> Result<()> {
     let package = format!("linux-image-{release}");
     let version = version(release)?;
-    println!("fetching {package} {version}");
+    eprintln!("fetching {package} {version}");
     let deb = apt::download(&package, &version, &folder.join("apt"))?;
-    run(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(folder))?;
+    prepare(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(folder))?;
     let image = folder.join(format!("boot/vmlinuz-{release}"));
     let image = fs::read(&image).with_context(|| image.display().to_string())?;
     vmlinux::extract(&image, &folder.join("vmlinux"))?;
-    run(Command::new("/sbin/depmod").arg("--basedir").arg(folder).arg(release))?;
+    prepare(Command::new("/sbin/depmod").arg("--basedir").arg(folder).arg(release))?;
     for done in ["apt", "boot", "usr"] {
         fs::remove_dir_all(folder.join(done)).with_context(|| done.to_owned())?;
     }
