@@ -4,12 +4,13 @@ mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf, absolute};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use self::report::{Outcome, table};
+use crate::nightly;
 use crate::run::{root, run};
 
 /// Arguments of `cargo xtask fuzz`.
@@ -38,7 +39,6 @@ pub(crate) struct Args {
 /// Seconds for each target in continuous integration, and how many run at a time there.
 const SHORT: u32 = 10;
 const SHORT_AT_ONCE: usize = 2;
-const TOOLCHAIN: &str = "nightly";
 /// Longest input, and the longest time for one: some targets hold a shard for virtual minutes.
 const MAX_LEN: u32 = 4096;
 const TIMEOUT: u32 = 20;
@@ -57,7 +57,7 @@ pub(crate) fn fuzz(args: &Args) -> Result<()> {
     match Tools::find() {
         Tools::Ready => {}
         Tools::NoNightly => {
-            bail!("fuzzing needs a nightly toolchain: rustup toolchain install {TOOLCHAIN}")
+            bail!("fuzzing needs a nightly toolchain: {}", nightly::INSTALL)
         }
         Tools::NoCargoFuzz => {
             run(Command::new("cargo").args(["install", "cargo-fuzz", "--locked"]))?;
@@ -101,7 +101,7 @@ pub(crate) fn short() -> Result<()> {
                 corpus: None,
             });
         }
-        Tools::NoNightly => format!("a nightly toolchain (rustup toolchain install {TOOLCHAIN})"),
+        Tools::NoNightly => format!("a nightly toolchain ({})", nightly::INSTALL),
         Tools::NoCargoFuzz => "cargo-fuzz (cargo install cargo-fuzz --locked)".to_owned(),
     };
     println!("left out: fuzzing needs {missing}");
@@ -110,13 +110,9 @@ pub(crate) fn short() -> Result<()> {
 
 impl Tools {
     fn find() -> Self {
-        let works = |command: &mut Command| {
-            let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
-            status.is_ok_and(|status| status.success())
-        };
-        if !works(Command::new("rustup").args(["run", TOOLCHAIN, "rustc", "--version"])) {
+        if !nightly::works(nightly::cargo().arg("--version")) {
             Self::NoNightly
-        } else if works(Command::new("cargo-fuzz").arg("--version")) {
+        } else if nightly::works(Command::new("cargo-fuzz").arg("--version")) {
             Self::Ready
         } else {
             Self::NoCargoFuzz
@@ -139,13 +135,9 @@ fn targets() -> Result<Vec<String>> {
 /// cargo-fuzz in the package of the targets. Without `--cfg fuzzing`: under it smoltcp leaves out
 /// checksums, and what is tested is to be what is used.
 fn cargo_fuzz(args: &Args, command: &str) -> Command {
-    let mut cargo = Command::new("rustup");
-    cargo.args(["run", TOOLCHAIN, "cargo", "fuzz", command, "--no-cfg-fuzzing", "--sanitizer"]);
-    cargo.arg(&args.sanitizer).current_dir(root().join("fuzz"));
-    // They are those of the toolchain that runs this program.
-    for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
-        cargo.env_remove(variable);
-    }
+    let mut cargo = nightly::cargo();
+    cargo.args(["fuzz", command, "--no-cfg-fuzzing", "--sanitizer", &args.sanitizer]);
+    cargo.current_dir(root().join("fuzz"));
     cargo
 }
 

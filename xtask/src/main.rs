@@ -5,6 +5,7 @@
 mod dissector;
 mod fuzz;
 mod guest;
+mod nightly;
 mod run;
 mod setup;
 mod test;

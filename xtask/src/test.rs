@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{cargo, is_root, root, run};
 use crate::setup::setup;
-use crate::{fuzz, guest};
+use crate::{fuzz, guest, nightly};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,8 @@ enum Step {
     Units,
     /// Models of concurrent code, run in every order that their threads can take
     Models,
+    /// Rings in plain memory, under Miri; left out without a nightly toolchain that has it
+    Miri,
     /// Each fuzz target for some seconds; left out without a nightly toolchain
     Fuzz,
     /// Tests on real kernel objects, in network namespaces: needs root
@@ -92,6 +94,7 @@ fn run_step(step: Step) -> Result<()> {
                 .env("RUSTFLAGS", "--cfg model")
                 .env("CARGO_TARGET_DIR", root().join("target/model")))
         }),
+        Step::Miri => miri(),
         Step::Fuzz => fuzz::short(),
         Step::Namespaces if !is_root() => bail!(
             "it makes network namespaces and devices, which needs root: \
@@ -108,6 +111,19 @@ fn run_step(step: Step) -> Result<()> {
         ])),
         Step::Guest => guest::test(),
     }
+}
+
+/// Interprets the tests of rings that two sides share, which finds what is undefined in them.
+fn miri() -> Result<()> {
+    if !nightly::works(nightly::cargo().args(["miri", "--version"])) {
+        let component = "rustup component add --toolchain nightly miri rust-src";
+        println!("left out: it needs Miri ({}; {component})", nightly::INSTALL);
+        return Ok(());
+    }
+    run(nightly::cargo()
+        .args(["miri", "test", "--package", "underpass-drivers", "--lib"])
+        .args(["--no-default-features", "--features", "kring", "kring::"])
+        .env("CARGO_TARGET_DIR", root().join("target/miri")))
 }
 
 /// Checks each crate that has features with none and with each one alone.
