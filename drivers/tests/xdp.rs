@@ -3,175 +3,71 @@
 #![cfg(all(feature = "xdp", feature = "lab"))]
 
 mod kernel_peer;
+mod shared_interface;
 
-use std::io;
-use std::net::UdpSocket;
+use std::thread;
 use std::time::{Duration, Instant as Clock};
 
-use kernel_peer::KernelPeer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::CapabilitySet;
+use shared_interface::{Link, experiment, experiments, received, without};
 use underpass_devices::conformance::Peer;
-use underpass_devices::conformance::{self, Harness};
-use underpass_devices::{Action, Device, Instant, MacAddr, Rule, RxQueue, Selection, Selector};
-use underpass_drivers::lab::{Namespace, veth_with_queues};
+use underpass_devices::{Action, Device, Instant, Rule, RxQueue};
 use underpass_drivers::xdp::{XdpConfig, XdpControl, XdpDevice, XdpMode};
-use underpass_drivers::{AnyDevice, OpenError, Spec};
 
-/// Our namespace and the peer's, joined by the veth pair `ours`, `theirs`, both silent.
-struct Link {
-    ours: Namespace,
-    theirs: Namespace,
+fn link() -> Link {
+    Link::new("xdp", 1)
 }
 
-impl Link {
-    fn new() -> Self {
-        Self::with_queues(1)
-    }
-
-    fn with_queues(queues: u32) -> Self {
-        let link = Self { ours: Namespace::new().unwrap(), theirs: Namespace::new().unwrap() };
-        for namespace in [&link.ours, &link.theirs] {
-            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
-        }
-        veth_with_queues((&link.ours, "ours"), (&link.theirs, "theirs"), queues).unwrap();
-        link
-    }
-
-    fn control(&self) -> XdpControl {
-        self.ours.run(|| XdpControl::of_interface("ours")).unwrap()
-    }
-
-    fn program(&self) -> Option<u32> {
-        self.ours.netlink(|n| n.link("ours")).unwrap().xdp_program
-    }
-
-    /// Opening fails, with one line.
-    fn refusal(&self, options: &str) -> String {
-        let error = self.open(options).unwrap_err().to_string();
-        assert_eq!(error.lines().count(), 1, "{error}");
-        error
-    }
-
-    fn set_mtu(&self, mtu: usize) {
-        self.ours.netlink(|n| n.set_mtu("ours", mtu)).unwrap();
-        self.theirs.netlink(|n| n.set_mtu("theirs", mtu)).unwrap();
-    }
-
-    fn open(&self, options: &str) -> Result<AnyDevice, OpenError> {
-        let spec: Spec = format!("xdp:ours{options}").parse().unwrap();
-        self.ours.run(|| AnyDevice::open(&spec))
-    }
-
-    fn peer(&self) -> KernelPeer {
-        KernelPeer::open(&self.theirs, "theirs").unwrap()
-    }
+/// From outside.
+fn control(link: &Link) -> XdpControl {
+    link.ours.run(|| XdpControl::of_interface("ours")).unwrap()
 }
 
-struct Veth {
-    link: Link,
-    options: &'static str,
-    device: Option<AnyDevice>,
-    peer: KernelPeer,
-}
-
-impl Veth {
-    fn new(link: Link, options: &'static str) -> Self {
-        let peer = link.peer();
-        let mut harness = Self { link, options, device: None, peer };
-        harness.reopen().unwrap();
-        harness
-    }
-}
-
-impl Harness for Veth {
-    type Device = AnyDevice;
-    type Peer = KernelPeer;
-
-    fn parts(&mut self) -> (&mut AnyDevice, &mut KernelPeer) {
-        (self.device.as_mut().unwrap(), &mut self.peer)
-    }
-
-    fn reopen(&mut self) -> io::Result<()> {
-        self.device = None;
-        let mut device = self.link.open(self.options).map_err(io::Error::other)?;
-        // The frames of the kit; with share=off they come without being asked for.
-        let selectors = vec![Selector::EtherType(0x88b5)];
-        device.select(&Selection { vlan: None, selectors })?;
-        self.device = Some(device);
-        Ok(())
-    }
-}
-
-fn conforms(link: Link, options: &'static str) {
-    println!("{}", conformance::run(&mut Veth::new(link, options)).unwrap());
+/// The number of the program on our end.
+fn program(link: &Link) -> Option<u32> {
+    link.ours.netlink(|n| n.link("ours")).unwrap().xdp_program
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_beside_the_kernel() {
-    conforms(Link::new(), ",rx-slots=64,tx-slots=32");
+    link().conforms(",rx-slots=64,tx-slots=32");
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_alone() {
-    conforms(Link::new(), ",share=off,mode=copy,rx-slots=64,tx-slots=32");
+    link().conforms(",share=off,mode=copy,rx-slots=64,tx-slots=32");
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_in_generic_mode() {
-    conforms(Link::new(), ",mode=skb,rx-slots=64,tx-slots=32");
+    link().conforms(",mode=skb,rx-slots=64,tx-slots=32");
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_with_busy_polling() {
-    conforms(Link::new(), ",busy-poll=on,rx-slots=64,tx-slots=64");
+    link().conforms(",busy-poll=on,rx-slots=64,tx-slots=64");
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn conforms_with_frames_of_several_chunks() {
-    let link = Link::new();
-    link.set_mtu(9000);
-    conforms(link, ",rx-slots=128,tx-slots=128");
-}
-
-/// A frame of the EtherType for experiments.
-fn experiment(dst: MacAddr) -> Vec<u8> {
-    let mut frame = [&dst.0[..], &[2, 0, 0, 0, 0, 9, 0x88, 0xb5]].concat();
-    frame.resize(60, 7);
-    frame
-}
-
-/// Frames that arrive within a fifth of a second.
-fn received(device: &mut impl Device) -> usize {
-    let deadline = Clock::now() + Duration::from_millis(200);
-    let mut frames = 0;
-    while Clock::now() < deadline {
-        let (mut rx, _) = device.split();
-        rx.fill(Instant::ZERO).unwrap();
-        while rx.next().is_some() {
-            frames += 1;
-        }
-        rx.release();
-    }
-    frames
+    let link = link();
+    link.ours.netlink(|n| n.set_mtu("ours", 9000)).unwrap();
+    link.theirs.netlink(|n| n.set_mtu("theirs", 9000)).unwrap();
+    link.conforms(",rx-slots=128,tx-slots=128");
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn what_is_selected_can_change() {
-    let link = Link::new();
-    let (mut device, mut peer) = (link.open("").unwrap(), link.peer());
-    let frame = experiment(device.caps().mac);
-    let wanted = vec![Selector::EtherType(0x88b5)];
-    for (selectors, frames) in [(vec![], 0), (wanted.clone(), 1), (vec![], 0), (wanted, 1)] {
-        device.select(&Selection { vlan: None, selectors }).unwrap();
-        peer.send(&frame).unwrap();
-        assert_eq!(received(&mut device), frames);
-    }
-    let totals = link.control().totals().unwrap();
+    let link = link();
+    let _device = link.what_is_selected_can_change();
+    let totals = control(&link).totals().unwrap();
     assert_eq!((totals.redirect.packets, totals.pass.packets), (2, 2));
     assert_eq!(totals.redirect.bytes, 120);
 }
@@ -179,23 +75,13 @@ fn what_is_selected_can_change() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_tagged_link_gets_its_vlan_only() {
-    let link = Link::new();
-    let (mut device, mut peer) = (link.open(",vlan=7").unwrap(), link.peer());
-    let selectors = vec![Selector::EtherType(0x88b5)];
-    device.select(&Selection { vlan: None, selectors }).unwrap();
-    let plain = experiment(device.caps().mac);
-    for (tag, frames) in [(7, 1), (8, 0)] {
-        peer.send(&[&plain[..12], &[0x81, 0, 0, tag], &plain[12..]].concat()).unwrap();
-        assert_eq!(received(&mut device), frames, "{tag}");
-    }
-    peer.send(&plain).unwrap();
-    assert_eq!(received(&mut device), 0, "untagged");
+    link().a_tagged_link_gets_its_vlan_only();
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_best_mode_of_a_veth_is_copy() {
-    let link = Link::new();
+    let link = link();
     let open = |mode| {
         let config = XdpConfig { mode, ..XdpConfig::default() };
         link.ours.run(|| XdpDevice::open("ours", &config)).map(|device| device.mode())
@@ -212,11 +98,8 @@ fn the_best_mode_of_a_veth_is_copy() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_interface_without_xdp_works_in_generic_mode() {
-    let link = Link::new();
-    let open = |options: &str| {
-        let spec: Spec = format!("xdp:lo{options}").parse().unwrap();
-        link.ours.run(|| AnyDevice::open(&spec))
-    };
+    let link = link();
+    let open = |options: &str| link.open_interface(&format!("lo{options}"));
     let refusal = open(",mac=02:00:00:00:00:01,mode=copy").unwrap_err().to_string();
     let expected =
         "xdp:lo: the interface's driver has no XDP; mode=skb does without, a little slower";
@@ -228,7 +111,7 @@ fn an_interface_without_xdp_works_in_generic_mode() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn queues_are_opened_together_or_by_name() {
-    let link = Link::with_queues(2);
+    let link = Link::new("xdp", 2);
     let refusal = link.refusal("");
     assert!(refusal.starts_with("xdp:ours: it has 2 receive queues, and a flow may"), "{refusal}");
     let refusal = link.refusal(",queue=2");
@@ -236,8 +119,7 @@ fn queues_are_opened_together_or_by_name() {
     let config = XdpConfig { rx_slots: 64, tx_slots: 64, ..XdpConfig::default() };
     let open = || link.ours.run(|| XdpDevice::open_queues("ours", &config, 2));
     let mut devices = open().unwrap();
-    let selectors = vec![Selector::EtherType(0x88b5)];
-    devices[1].select(&Selection { vlan: None, selectors }).unwrap();
+    devices[1].select(&experiments()).unwrap();
     let frame = experiment(devices[0].caps().mac);
     let mut peer = link.peer();
     peer.send(&frame).unwrap();
@@ -245,16 +127,16 @@ fn queues_are_opened_together_or_by_name() {
     assert_eq!(sum, 1, "one program serves both");
     // The first to close does not take the program away from the other.
     devices.pop();
-    assert!(link.program().is_some());
+    assert!(program(&link).is_some());
     devices.pop();
-    assert_eq!(link.program(), None);
+    assert_eq!(program(&link), None);
     link.open(",queue=1").unwrap();
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn what_is_taken_is_told() {
-    let link = Link::with_queues(2);
+    let link = Link::new("xdp", 2);
     let _device = link.open(",queue=0").unwrap();
     let refusal = link.refusal(",queue=0");
     assert_eq!(
@@ -271,9 +153,9 @@ fn what_is_taken_is_told() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn rules_are_limited_and_checked() {
-    let link = Link::new();
+    let link = link();
     let _device = link.open("").unwrap();
-    let mut control = link.control();
+    let mut control = control(&link);
     let rule = |n: u32| {
         let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 | n);
         Rule { matches: source.to_string().parse().unwrap(), action: Action::Deny }
@@ -297,7 +179,7 @@ fn rules_are_limited_and_checked() {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_interface_that_goes_ends_the_device() {
-    let link = Link::new();
+    let link = link();
     let mut device = link.open("").unwrap();
     link.ours.netlink(|n| n.delete_link("ours")).unwrap();
     let start = Clock::now();
@@ -307,39 +189,17 @@ fn an_interface_that_goes_ends_the_device() {
     assert!(device.wake().is_err());
 }
 
-/// On a thread of its own, for what is given up here does not come back.
-fn without<T: Send>(give_up: impl FnOnce() + Send, then: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let work = || {
-            give_up();
-            then()
-        };
-        scope.spawn(work).join().unwrap()
-    })
-}
-
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn what_the_kernel_refuses_is_told_with_the_remedy() {
-    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-
-    let link = Link::new();
-    let drop_capability = |unwanted: CapabilitySet| {
-        move || {
-            let mut sets = capabilities(None).unwrap();
-            sets.effective.remove(unwanted);
-            set_capabilities(None, sets).unwrap();
-        }
-    };
-    // Threads that are made inherit what their maker has.
-    let refusal = without(drop_capability(CapabilitySet::NET_RAW), || link.refusal(""));
+    let link = link();
+    let refusal = without(CapabilitySet::NET_RAW, || link.refusal(""));
     assert!(refusal.contains("not permitted; it needs CAP_NET_ADMIN, CAP_NET_RAW"), "{refusal}");
 
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
-    let small = rustix::process::Rlimit { current: Some(65_536), ..limit };
-    rustix::process::setrlimit(rustix::process::Resource::Memlock, small).unwrap();
-    let refusal = without(drop_capability(CapabilitySet::IPC_LOCK), || link.refusal(""));
-    rustix::process::setrlimit(rustix::process::Resource::Memlock, limit).unwrap();
+    let limit = getrlimit(Resource::Memlock);
+    setrlimit(Resource::Memlock, Rlimit { current: Some(65_536), ..limit }).unwrap();
+    let refusal = without(CapabilitySet::IPC_LOCK, || link.refusal(""));
+    setrlimit(Resource::Memlock, limit).unwrap();
     assert!(
         refusal.starts_with(
             "xdp:ours: 8.0 MiB of locked memory are needed and RLIMIT_MEMLOCK allows 65536 bytes; \
@@ -351,9 +211,14 @@ fn what_the_kernel_refuses_is_told_with_the_remedy() {
     let refusal = link.refusal(",huge-pages=on");
     assert!(refusal.ends_with("reserve them with: sysctl vm.nr_hugepages=4"), "{refusal}");
 
-    let refusal = without(seccomp::refuse_af_xdp, || link.refusal(""));
+    // On a thread of its own, for it does not come back.
+    let refuse = || {
+        seccomp::refuse_af_xdp();
+        link.refusal("")
+    };
+    let refusal = thread::scope(|scope| scope.spawn(refuse).join().unwrap());
     assert_eq!(refusal, "xdp:ours: the kernel lacks AF_XDP sockets (CONFIG_XDP_SOCKETS)");
-    assert_eq!(link.program(), None);
+    assert_eq!(program(&link), None);
 }
 
 /// Makes a kernel without AF_XDP of one that has it.
@@ -391,20 +256,5 @@ mod seccomp {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_kernel_goes_on_beside_a_device() {
-    let link = Link::new();
-    link.ours.netlink(|n| n.add_address("ours", [10, 9, 0, 1].into(), 24)).unwrap();
-    link.theirs.netlink(|n| n.add_address("theirs", [10, 9, 0, 2].into(), 24)).unwrap();
-    let mut device = link.open("").unwrap();
-    let selectors = vec![Selector::address([10, 9, 0, 3].into())];
-    device.select(&Selection { vlan: None, selectors }).unwrap();
-    let kernel = link.ours.run(|| UdpSocket::bind("10.9.0.1:9")).unwrap();
-    kernel.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let sender = link.theirs.run(|| UdpSocket::bind("10.9.0.2:9")).unwrap();
-    sender.send_to(b"to the kernel", "10.9.0.1:9").unwrap();
-    let mut buffer = [0; 64];
-    let (len, _) = kernel.recv_from(&mut buffer).unwrap();
-    assert_eq!(&buffer[..len], b"to the kernel");
-    // The question for our address comes to us.
-    sender.send_to(b"to the stack", "10.9.0.3:9").unwrap();
-    assert!(received(&mut device) >= 1);
+    link().the_kernel_goes_on_beside_a_device();
 }
