@@ -33,7 +33,7 @@ pub(super) const OWN_MAC: u32 = 1 << 1;
 #[repr(C)]
 pub(super) struct Settings {
     pub(super) flags: u32,
-    /// [`Kind::bit`]s of what [`TARGETS`] holds.
+    /// A bit for each [`Target::kind`] in [`TARGETS`].
     pub(super) targets: u32,
     pub(super) vlan: u16,
     pub(super) mac: [u8; 6],
