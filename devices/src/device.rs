@@ -69,7 +69,8 @@ pub trait RxQueue {
 
 /// The transmit half of a queue pair.
 pub trait TxQueue {
-    /// Frames that can be sent before the queue is full.
+    /// Frames that can be sent before the queue is full: if there are none, [`send`](TxQueue::send)
+    /// says so. It is [`flush`](TxQueue::flush) that makes room.
     fn room(&self) -> usize;
 
     /// Lends a slot of exactly `len` bytes to `write`, which must write all of it (the slot holds

@@ -20,7 +20,7 @@ mod guest {
     use underpass_drivers::doctor::Status;
 
     use super::frame_cases::{OTHER_MAC, frames, selections};
-    use super::shared_interface::{Link, experiment, experiments, received, without};
+    use super::shared_interface::{Link, experiment, experiments, on_one_cpu, received, without};
 
     fn link() -> Link {
         Link::new("kring", 1)
@@ -123,6 +123,11 @@ mod guest {
     #[test]
     #[ignore = "needs the guest: run by cargo xtask guest test kmod"]
     fn the_module_decides_as_software_does() {
+        on_one_cpu(compare_decisions);
+    }
+
+    /// Random frames, and what becomes of them.
+    fn compare_decisions() {
         const LAST: u16 = 0x88b7;
         let link = link();
         let device = link.open(&format!(",ether-type={LAST}")).unwrap();

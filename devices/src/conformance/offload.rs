@@ -64,6 +64,7 @@ fn carried_out<H: Harness>(
     let what = format!("{headers:?}, {payload} bytes of payload, {meta:?}");
     let (seq, source) = rig.probes.make_custom();
     let frame = headers.frame(rig.harness.peer_mac(), source, payload);
+    rig.wait_for_room()?;
     match rig.send_bytes(&frame, meta)? {
         Ok(()) => rig.flush()?,
         Err(e) => return fail(format!("{what}: expected the device to take it, got {e:?}")),

@@ -197,8 +197,21 @@ impl<'h, H: Harness> Rig<'h, H> {
         Ok(result)
     }
 
-    /// Queues a new frame, which must be taken.
+    /// Waits for what the device still holds: it may give slots back long after frames have arrived.
+    pub(super) fn wait_for_room(&mut self) -> Result<(), Stop> {
+        let deadline = Clock::now() + PATIENCE;
+        while self.device().split().1.room() == 0 {
+            self.flush()?;
+            if Clock::now() > deadline {
+                return fail(format!("room() has been 0 for {PATIENCE:?} of flushing"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues a new frame, which must be taken as soon as there is room.
     pub(super) fn must_send(&mut self, len: usize) -> Result<(), Stop> {
+        self.wait_for_room()?;
         match self.send(len)? {
             Ok(()) => Ok(()),
             Err(e) => fail(format!("expected room for a frame of {len} bytes, got {e:?}")),

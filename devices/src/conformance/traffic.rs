@@ -56,13 +56,7 @@ pub(super) fn tx_full<H: Harness>(rig: &mut Rig<'_, H>) -> Result<(), Stop> {
         }
         rig.flush()?;
         rig.expect_sent(&mark)?;
-        let deadline = Clock::now() + PATIENCE;
-        while rig.device().split().1.room() == 0 {
-            rig.flush()?;
-            if Clock::now() > deadline {
-                return fail("all frames arrived, but room() stays 0");
-            }
-        }
+        rig.wait_for_room()?;
     }
     exchange(rig, 1, |_| 64)
 }

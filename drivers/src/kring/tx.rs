@@ -121,10 +121,6 @@ impl Slots {
             self.counters.tx_unsupported += 1;
             return Err(SendError::Unsupported);
         }
-        if self.free.is_empty() {
-            // What is wrong with the rings is said by the next flush.
-            let _ = self.reap();
-        }
         // A place in the ring is free before its frame is, unless the module lies.
         let has_place = self.ring.room().is_ok_and(|room| room > 0);
         let Some(number) = self.free.pop_if(|_| has_place) else {

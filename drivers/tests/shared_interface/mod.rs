@@ -6,7 +6,9 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant as Clock};
 
-use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use rustix::thread::{
+    CapabilitySet, CpuSet, capabilities, sched_getcpu, sched_setaffinity, set_capabilities,
+};
 use underpass_devices::conformance::{self, Harness, Peer};
 use underpass_devices::{Device, Instant, MacAddr, RxQueue, Selection, Selector};
 use underpass_drivers::lab::{Namespace, veth_with_queues};
@@ -56,10 +58,12 @@ impl Link {
 
     /// The device passes the kit.
     pub(crate) fn conforms(self, options: &'static str) {
-        let peer = self.peer();
-        let mut harness = Veth { link: self, options, device: None, peer };
-        harness.reopen().unwrap();
-        println!("{}", conformance::run(&mut harness).unwrap());
+        on_one_cpu(|| {
+            let peer = self.peer();
+            let mut harness = Veth { link: self, options, device: None, peer };
+            harness.reopen().unwrap();
+            println!("{}", conformance::run(&mut harness).unwrap());
+        });
     }
 
     /// Frames are delivered as long as they are asked for, to the device that is returned.
@@ -158,6 +162,17 @@ pub(crate) fn received(device: &mut impl Device) -> usize {
         rx.release();
     }
     frames
+}
+
+/// Keeps frames in order: a veth has a queue per CPU, and whoever changes CPUs can overtake themselves.
+pub(crate) fn on_one_cpu(then: impl FnOnce() + Send) {
+    let work = || {
+        let mut one = CpuSet::new();
+        one.set(sched_getcpu());
+        sched_setaffinity(None, &one).unwrap();
+        then();
+    };
+    thread::scope(|scope| scope.spawn(work).join().unwrap());
 }
 
 /// Runs `then` without a capability: on a thread of its own, for what is given up does not come back.
