@@ -135,7 +135,8 @@ mod guest {
         let ends = RefCell::new((device, link.peer()));
         let seen = [const { Cell::new(0_u32) }; 2];
         let frames = prop::collection::vec(frames(), 1..24);
-        let config = ProptestConfig::with_cases(400);
+        let config =
+            ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) };
         proptest!(config, |(selection in selections(), frames in frames)| {
             let (device, peer) = &mut *ends.borrow_mut();
             device.select(&selection).unwrap();
