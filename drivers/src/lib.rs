@@ -47,6 +47,8 @@ mod open;
 pub mod packet;
 #[cfg(any(feature = "dpdk", feature = "xdp", feature = "fuzzing"))]
 mod partial_checksum;
+#[cfg(feature = "rdma")]
+pub mod rdma;
 mod spec;
 #[cfg(feature = "tap")]
 pub mod tap;

@@ -19,6 +19,8 @@ pub(crate) enum Suite {
     Kmod,
     /// DPDK's poll-mode drivers on PCI cards
     Dpdk,
+    /// RDMA by Soft-RoCE
+    Rdma,
 }
 
 /// What a suite takes.
@@ -92,6 +94,19 @@ impl Suite {
                 ],
                 memory: 1536,
                 limit: Duration::from_secs(240),
+            },
+            Self::Rdma => Plan {
+                programs: &[Program {
+                    variable: "DRIVER_TESTS",
+                    package: "underpass-drivers",
+                    features: "rdma",
+                    target: Target::Test("rdma"),
+                }],
+                script: include_str!("suite/rdma.sh"),
+                module: false,
+                nics: &[],
+                memory: 1536,
+                limit: Duration::from_secs(300),
             },
         }
     }
