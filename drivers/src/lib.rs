@@ -65,6 +65,10 @@ mod dpdk_request;
 #[cfg(any(feature = "dpdk", feature = "fuzzing"))]
 #[path = "dpdk/segment.rs"]
 mod dpdk_segment;
+// Nor this an RDMA device.
+#[cfg(any(feature = "rdma", feature = "fuzzing"))]
+#[path = "rdma/one_sided/wire.rs"]
+mod rdma_wire;
 
 pub use any::{AnyDevice, AnyRx, AnyTx};
 pub use open::OpenError;

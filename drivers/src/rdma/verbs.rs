@@ -10,23 +10,27 @@
 
 mod address;
 mod completion;
+mod connected;
 mod context;
 mod domain;
 mod error;
 mod library;
 mod memory;
 mod multicast;
+mod one_sided;
 mod port;
 mod queue_pair;
 mod request;
 
 pub use self::address::{AddressHandle, Gid, ParseGidError, Route};
 pub use self::completion::{Completion, CompletionChannel, CompletionError, CompletionQueue};
+pub use self::connected::{Atomics, Link};
 pub use self::context::{Context, Event, Limits, devices};
 pub use self::domain::ProtectionDomain;
 pub use self::error::VerbsError;
 pub use self::memory::{Access, Memory};
 pub use self::multicast::{MULTICAST_QUEUE_PAIR, Membership};
+pub use self::one_sided::RemoteAddress;
 pub use self::port::{GidEntry, GidKind, Port, PortState};
 pub use self::queue_pair::{Kind, QueuePair, QueuePairConfig};
 pub use self::request::{Destination, PostError, ReceiveBatch, SendBatch};

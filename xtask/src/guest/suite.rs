@@ -96,12 +96,20 @@ impl Suite {
                 limit: Duration::from_secs(240),
             },
             Self::Rdma => Plan {
-                programs: &[Program {
-                    variable: "DRIVER_TESTS",
-                    package: "underpass-drivers",
-                    features: "rdma",
-                    target: Target::Test("rdma"),
-                }],
+                programs: &[
+                    Program {
+                        variable: "DRIVER_TESTS",
+                        package: "underpass-drivers",
+                        features: "rdma,kernel",
+                        target: Target::Test("rdma"),
+                    },
+                    Program {
+                        variable: "CONNECTION_TESTS",
+                        package: "underpass-drivers",
+                        features: "rdma,kernel",
+                        target: Target::Test("rdma_connection"),
+                    },
+                ],
                 script: include_str!("suite/rdma.sh"),
                 module: false,
                 nics: &[],

@@ -93,6 +93,11 @@ impl Memory {
         self.pages.base.as_ptr() as u64
     }
 
+    /// Where it begins, as this process touches it.
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.pages.base
+    }
+
     /// The key of its own process.
     pub fn local_key(&self) -> u32 {
         // SAFETY: the registration lives.

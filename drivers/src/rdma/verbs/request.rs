@@ -69,6 +69,11 @@ impl SendBatch {
         self.requests.is_empty()
     }
 
+    /// Takes all out that are in it.
+    pub fn clear(&mut self) {
+        self.remove_first(self.len());
+    }
+
     /// A datagram of `range` of `memory`. With `inline` it is copied when it is posted.
     ///
     /// # Panics

@@ -11,3 +11,4 @@ for end in 0 1; do
     rdma link add "rxe$end" type rxe netdev "rdma$end"
 done
 "$DRIVER_TESTS" guest:: --ignored --test-threads 1 --nocapture
+"$CONNECTION_TESTS" guest:: --ignored --test-threads 1 --nocapture
