@@ -24,7 +24,7 @@ pub struct ConnectionConfig {
     /// A packet that the peer does not acknowledge in this time is sent again; rounded up to 4.096 µs times a
     /// power of two. Devices may take four times as long.
     pub resend_after: Duration,
-    /// How often, up to 7, before the peer counts as gone.
+    /// How often, up to 6, before the peer counts as gone.
     pub resends: u8,
 }
 
@@ -37,7 +37,7 @@ impl Default for ConnectionConfig {
             inline: 220,
             peer_regions: 64,
             resend_after: Duration::from_millis(250),
-            resends: 7,
+            resends: 6,
         }
     }
 }
@@ -132,7 +132,8 @@ impl Endpoint {
             initiator_depth: initiator.min(peer.responder_resources),
             responder_resources: responder.min(peer.initiator_depth),
             timeout: self.config.timeout(),
-            retries: self.config.resends.min(7),
+            // With Soft-RoCE, 7 means for ever.
+            retries: self.config.resends.min(6),
         })?;
         Connection::new(&self.adapter, &self.config, self.pair, self.completions, peer.regions)
     }

@@ -30,11 +30,21 @@ pub fn connect(
     let token = random()?;
     let request = Message { token, content: Content::Request(station) };
     transport.send(peer, &request.to_bytes())?;
-    let reply = loop {
-        match transport.recv() {
-            Some((bytes, from)) if from == peer => break bytes,
-            Some((_, from)) => return Err(HandshakeError::Stray(from)),
-            None => {}
+    let station = 'reply: loop {
+        while let Some((bytes, from)) = transport.recv() {
+            if from != peer {
+                return Err(HandshakeError::Stray(from));
+            }
+            let message = Message::parse(&bytes, config.peer_regions)?;
+            // What comes late was meant for a handshake that was given up.
+            if message.token != token {
+                continue;
+            }
+            match message.content {
+                Content::Reply(station) => break 'reply station,
+                Content::Refusal(reason) => return Err(HandshakeError::Refused(reason)),
+                Content::Request(_) | Content::Ready => return Err(HandshakeError::OutOfTurn),
+            }
         }
         while let Some(lost) = transport.lost() {
             if lost.peer == peer {
@@ -42,14 +52,6 @@ pub fn connect(
             }
         }
         transport.progress(deadline.left().ok_or(HandshakeError::TimedOut)?)?;
-    };
-    let reply = Message::parse(&reply, config.peer_regions)?;
-    let station = match reply.content {
-        Content::Refusal(reason) if reply.token == token => {
-            return Err(HandshakeError::Refused(reason));
-        }
-        Content::Reply(station) if reply.token == token => station,
-        _ => return Err(HandshakeError::OutOfTurn),
     };
     let connection = endpoint.connect(station)?;
     transport.send(peer, &Message { token, content: Content::Ready }.to_bytes())?;
@@ -98,7 +100,7 @@ pub enum HandshakeError {
     #[error("the peer does not speak the handshake: {0}")]
     Wire(#[from] WireError),
     /// A message of the handshake that is not due.
-    #[error("the peer says something that is not due, or of another handshake")]
+    #[error("the peer says something that is not due")]
     OutOfTurn,
     /// The peer does not want to, or cannot.
     #[error("the peer refuses: {0}")]

@@ -31,7 +31,7 @@ pub struct Link {
     pub responder_resources: u8,
     /// A packet that is not acknowledged is sent again after 4.096 µs × 2 to the power of this: 1 to 31.
     pub timeout: u8,
-    /// How often, up to 7.
+    /// How often, up to 7; Soft-RoCE takes 7 for ever.
     pub retries: u8,
 }
 
