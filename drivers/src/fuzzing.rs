@@ -9,7 +9,8 @@ use crate::dpdk_request;
 use crate::dpdk_segment::{Chain, Segment};
 pub use crate::kring::doorway::{KringRings, RawKring};
 use crate::ledger::{Ledger, Refused};
-use crate::{packet, partial_checksum, vnet_hdr};
+pub use crate::rdma_wire::{Permissions, Refusal, RegionError, RemoteRegion, WireError};
+use crate::{packet, partial_checksum, rdma_wire, vnet_hdr};
 
 /// Where the frame of an AF_PACKET receive slot is, and what is known of it; a VLAN tag is put back
 /// into the slot. `None`: the slot goes back unread.
@@ -107,4 +108,14 @@ pub fn dpdk_request(
 ) -> Option<(usize, usize, usize)> {
     let request = dpdk_request::prepare(frame, meta, ip_checksum)?;
     Some((request.l2_len.into(), request.l3_len.into(), request.l4_len.into()))
+}
+
+/// Reads a message of the handshake between stations that use RDMA; the same, written anew.
+pub fn rdma_handshake(message: &[u8], max_regions: usize) -> Result<Vec<u8>, WireError> {
+    Ok(rdma_wire::Message::parse(message, max_regions)?.to_bytes())
+}
+
+/// The token of a message that gets a refusal for its answer.
+pub fn rdma_refused_token(message: &[u8]) -> Option<u64> {
+    rdma_wire::Message::token_of(message)
 }

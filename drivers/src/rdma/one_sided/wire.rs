@@ -413,3 +413,7 @@ impl BitOr for Permissions {
         Self(self.0 | other.0)
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

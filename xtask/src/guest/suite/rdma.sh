@@ -1,14 +1,17 @@
-# RDMA by Soft-RoCE: two devices, rxe0 and rxe1, on the ends of a veth pair. Both are in the first
-# namespace, for this kernel's Soft-RoCE sends in no other; what goes from one to the other does cross
-# the pair.
-modprobe -a veth rdma_rxe ib_uverbs
-ip link add rdma0 type veth peer name rdma1
-sysctl -qw net.ipv4.conf.all.rp_filter=0
-for end in 0 1; do
-    sysctl -qw "net.ipv4.conf.rdma$end.accept_local=1" "net.ipv4.conf.rdma$end.rp_filter=0"
-    ip link set "rdma$end" mtu 4200 up
-    ip address add "10.9.0.$((end + 1))/24" dev "rdma$end"
-    rdma link add "rxe$end" type rxe netdev "rdma$end"
-done
+# RDMA, with the devices of soft_roce.sh in front.
 "$DRIVER_TESTS" guest:: --ignored --test-threads 1 --nocapture
 "$CONNECTION_TESTS" guest:: --ignored --test-threads 1 --nocapture
+
+# The example, whose handshake goes over two stacks of ours on another pair.
+ip link add eth1 type veth peer name eth2
+ip link set eth1 up
+ip link set eth2 up
+"$ONE_SIDED" serve --rdma rxe0 --device packet:eth1 --addr 10.8.0.1/24 > served &
+server=$!
+for visit in 1 2; do
+    "$ONE_SIDED" run 10.8.0.1 --rdma rxe1 --device packet:eth2 --addr 10.8.0.2/24 | tee visited
+    grep -q "the same; visit $visit" visited
+done
+kill -INT $server
+wait $server
+test "$(grep -c "is connected" served)" = 2
