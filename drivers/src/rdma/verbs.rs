@@ -29,7 +29,7 @@ pub use self::context::{Context, Event, Limits, devices};
 pub use self::domain::ProtectionDomain;
 pub use self::error::VerbsError;
 pub use self::memory::{Access, Memory};
-pub use self::multicast::{MULTICAST_QUEUE_PAIR, Membership};
+pub use self::multicast::Membership;
 pub use self::one_sided::RemoteAddress;
 pub use self::port::{GidEntry, GidKind, Port, PortState};
 pub use self::queue_pair::{Kind, QueuePair, QueuePairConfig};

@@ -1,7 +1,4 @@
-use std::fmt;
-use std::net::{AddrParseError, Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use rdma_mummy_sys::{
@@ -12,49 +9,11 @@ use super::domain::ProtectionDomain;
 use super::error::VerbsError;
 use super::library::object;
 
-/// The address of a port. With RoCE version 2 it is an IP address: that of IPv4 is mapped
-/// (`::ffff:10.0.0.1`, RFC 4291 section 2.5.5.2).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Gid(pub [u8; 16]);
-
-/// The text is not a GID.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a GID is written as an IPv6 address, such as fe80::1 or ::ffff:10.0.0.1")]
-pub struct ParseGidError(#[from] AddrParseError);
+pub use crate::rdma_peer::{Gid, ParseGidError};
 
 impl Gid {
-    /// The GID of an IPv4 address.
-    pub fn of_ipv4(address: Ipv4Addr) -> Self {
-        Self(address.to_ipv6_mapped().octets())
-    }
-
-    /// The IPv4 address that it stands for, if it does.
-    pub fn ipv4(self) -> Option<Ipv4Addr> {
-        Ipv6Addr::from(self.0).to_ipv4_mapped()
-    }
-
     pub(super) fn raw(self) -> ibv_gid {
         ibv_gid { raw: self.0 }
-    }
-}
-
-impl fmt::Display for Gid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Ipv6Addr::from(self.0).fmt(f)
-    }
-}
-
-impl fmt::Debug for Gid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Gid {
-    type Err = ParseGidError;
-
-    fn from_str(text: &str) -> Result<Self, ParseGidError> {
-        Ok(Self(text.parse::<Ipv6Addr>()?.octets()))
     }
 }
 

@@ -17,10 +17,9 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::error::VerbsError;
 use super::library::{self, done, object};
 
-/// The names of the RDMA devices of this machine.
+/// The names of the RDMA devices of this machine, sorted.
 pub fn devices() -> Result<Vec<String>, VerbsError> {
-    let list = List::get()?;
-    Ok(list.devices().iter().map(|device| name(*device)).collect())
+    Ok(List::get()?.names())
 }
 
 /// An open device.
@@ -77,8 +76,7 @@ impl Context {
         let list = List::get()?;
         let device = list.devices().iter().find(|device| self::name(**device) == name);
         let Some(device) = device else {
-            let names: Vec<_> = list.devices().iter().map(|device| self::name(*device)).collect();
-            return Err(VerbsError::NoSuchDevice { have: have(&names) });
+            return Err(VerbsError::NoSuchDevice { have: have(&list.names()) });
         };
         // SAFETY: the device is in the list, which lives.
         let context = object("opening the device", unsafe { ibv_open_device(*device) })?;
@@ -200,6 +198,12 @@ impl List {
                 error => Err(VerbsError::failed("listing the devices", error)),
             },
         }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.devices().iter().map(|device| name(*device)).collect();
+        names.sort();
+        names
     }
 
     fn devices(&self) -> &[*mut ibv_device] {

@@ -17,10 +17,6 @@ pub struct Membership {
     group: Gid,
 }
 
-/// Packets to a multicast group are addressed to this queue pair: InfiniBand Architecture Specification
-/// volume 1, section 10.5.
-pub const MULTICAST_QUEUE_PAIR: u32 = 0x00ff_ffff;
-
 impl Membership {
     /// Joins.
     pub fn join(pair: &Arc<QueuePair>, group: Gid) -> Result<Self, VerbsError> {

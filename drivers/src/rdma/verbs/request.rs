@@ -118,6 +118,13 @@ impl SendBatch {
         self.requests.push(request);
     }
 
+    /// Gives the request that was pushed last another number.
+    pub fn set_last_id(&mut self, id: u64) {
+        if let Some(request) = self.requests.last_mut() {
+            request.wr_id = id;
+        }
+    }
+
     /// The success of the request that was pushed last is told, too; a failure always is.
     pub fn signal_last(&mut self) {
         if let Some(request) = self.requests.last_mut() {
