@@ -334,6 +334,30 @@ mod guest {
 
     #[test]
     #[ignore = "needs the guest: run by cargo xtask guest test rdma"]
+    fn what_is_begun_leaves_with_the_flush_and_nobody_has_to_ask_for_its_end() {
+        let mut pair = Pair::with_defaults(32);
+        for (number, mut buffer) in (1u64..).zip(pair.ours.buffers(4, 8).unwrap()) {
+            buffer.copy_from_slice(&number.to_ne_bytes());
+            pair.near.write(buffer, 0..8, &pair.remote, (number - 1) * 8).unwrap();
+        }
+        let words =
+            || [0, 8, 16, 24].map(|at| pair.region.word(at).unwrap().load(Ordering::Acquire));
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(words(), [0; 4]);
+        pair.near.flush();
+        let start = Instant::now();
+        while words() != [1, 2, 3, 4] && start.elapsed() < PATIENCE {
+            thread::yield_now();
+        }
+        assert_eq!(words(), [1, 2, 3, 4]);
+        assert_eq!(pair.near.pending(), 4);
+        // What was begun when the connection is closed comes back, too.
+        pair.near.write(pair.ours.buffer(8).unwrap(), 0..8, &pair.remote, 0).unwrap();
+        assert_eq!(pair.near.close(PATIENCE).len(), 5);
+    }
+
+    #[test]
+    #[ignore = "needs the guest: run by cargo xtask guest test rdma"]
     fn operations_finish_in_order_and_the_descriptor_tells_when() {
         let mut pair = Pair::with_defaults(MIB);
         let buffers = pair.ours.buffers(20, MIB).unwrap();
@@ -374,6 +398,7 @@ mod guest {
             for buffer in buffers {
                 pair.near.read(buffer, 0..4 * MIB, &pair.remote, 0).unwrap();
             }
+            pair.near.flush();
         };
         // Dropped. A buffer that outlived its domain would be an assertion of the domain's.
         let mut pair = Pair::with_defaults(4 * MIB);

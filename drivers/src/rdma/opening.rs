@@ -12,8 +12,8 @@ use super::peers::Peers;
 use super::rx::RdmaRx;
 use super::tx::{Q_KEY, RdmaTx};
 use super::verbs::{
-    Access, CompletionChannel, CompletionQueue, Context, GidEntry, GidKind, Kind, Limits, Memory,
-    Port, PortState, ProtectionDomain, QueuePair, QueuePairConfig, Route, VerbsError,
+    Access, CompletionChannel, CompletionQueue, Context, GidEntry, Kind, Limits, Memory, Port,
+    PortState, ProtectionDomain, QueuePair, QueuePairConfig, Route, VerbsError,
 };
 use super::{RdmaConfig, RdmaDevice};
 use crate::open::OpenError;
@@ -136,10 +136,8 @@ impl Opening<'_> {
         if let Some(index) = self.config.gid {
             return context.gid(port, index).map_err(|error| self.failed(error));
         }
-        let gids = context.gids(port).map_err(|error| self.failed(error))?;
-        let routable = gids.iter().filter(|entry| entry.kind == GidKind::RoceV2);
-        let ipv4 = routable.clone().find(|entry| entry.gid.ipv4().is_some());
-        ipv4.or(routable.clone().next()).or(gids.first()).copied().ok_or_else(|| {
+        let gid = context.default_gid(port).map_err(|error| self.failed(error))?;
+        gid.ok_or_else(|| {
             self.unsuitable(&format!(
                 "port {port} has no address; give its interface one (ip address add) and bring it up"
             ))

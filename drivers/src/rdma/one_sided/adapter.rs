@@ -1,10 +1,11 @@
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffer::Buffer;
 use super::region::MemoryRegion;
 use crate::rdma::verbs::{
-    Access, Atomics, Context, Gid, GidEntry, GidKind, Memory, ProtectionDomain, VerbsError,
+    Access, Atomics, Context, Gid, GidEntry, Memory, PortState, ProtectionDomain, VerbsError,
 };
 use crate::rdma_wire::Permissions;
 
@@ -27,16 +28,25 @@ impl Adapter {
     /// of IPv4 if there is any.
     pub fn open(device: &str, port: u8, gid_index: Option<u8>) -> Result<Self, VerbsError> {
         let context = Context::open(device)?;
-        let mtu = context.port(port)?.mtu;
+        let found = context.port(port)?;
+        if !found.is_ethernet {
+            return Err(unsuitable("opening the port", "it is InfiniBand; it takes RoCE"));
+        }
+        if found.state != PortState::Active {
+            return Err(unsuitable("opening the port", "it has no link"));
+        }
         let gid = match gid_index {
             Some(index) => context.gid(port, index)?,
-            None => choose(&context, port)?,
+            None => context.default_gid(port)?.ok_or_else(|| {
+                let reason = "it has no address; give its interface one (ip address add)";
+                unsuitable("opening the port", reason)
+            })?,
         };
         Ok(Self {
             domain: ProtectionDomain::new(&context)?,
             port,
             gid,
-            mtu,
+            mtu: found.mtu,
             longest_message: context.longest_message(port)?.max(1),
             atomics: context.atomics()?,
         })
@@ -60,8 +70,7 @@ impl Adapter {
         let bytes = stride.and_then(|stride| stride.checked_mul(count));
         let bytes = bytes.filter(|bytes| isize::try_from(*bytes).is_ok());
         let (Some(stride), Some(bytes)) = (stride, bytes) else {
-            let source = std::io::ErrorKind::OutOfMemory.into();
-            return Err(VerbsError::Failed { step: "mapping memory", source });
+            return Err(unsuitable("mapping memory", "there are not so many addresses"));
         };
         let memory = Arc::new(Memory::new(&self.domain, bytes.max(1), Access::LOCAL_WRITE)?);
         let ranges =
@@ -113,10 +122,8 @@ impl Adapter {
     }
 }
 
-fn choose(context: &Context, port: u8) -> Result<GidEntry, VerbsError> {
-    let gids = context.gids(port)?;
-    let best = gids.iter().copied().max_by_key(|entry| {
-        (entry.kind == GidKind::RoceV2, entry.gid.ipv4().is_some(), u8::MAX - entry.index)
-    });
-    best.map_or_else(|| context.gid(port, 0), Ok)
+/// Something that cannot be.
+pub(super) fn unsuitable(step: &'static str, reason: impl Into<String>) -> VerbsError {
+    let source = io::Error::new(io::ErrorKind::Unsupported, reason.into());
+    VerbsError::Failed { step, source }
 }

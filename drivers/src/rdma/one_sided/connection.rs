@@ -22,9 +22,9 @@ use crate::rdma_wire::{Permissions, RemoteRegion};
 
 /// A reliable connection (RC) to a peer whose memory is read and written without its doing.
 ///
-/// Operations are posted when they are called for, carried out in that order, and told by
-/// [`poll`](Self::poll) or [`wait`](Self::wait). One that fails ends the connection: those behind it are
-/// flushed, and a new connection has to be made. Dropping it frees the buffers of what is under way after
+/// Operations leave with the next [`flush`](Self::flush), one doorbell for all of them, or when their end is
+/// asked for: [`poll`](Self::poll), [`wait`](Self::wait). They are carried out in order. One that fails ends
+/// the connection: those behind it are flushed, and a new connection has to be made. Dropping it frees the buffers of what is under way after
 /// the device is done with them; [`close`](Self::close) gives them back.
 #[derive(Debug)]
 pub struct Connection {
@@ -33,7 +33,7 @@ pub struct Connection {
     completions: Arc<CompletionQueue>,
     channel: Arc<CompletionChannel>,
     domain: Arc<ProtectionDomain>,
-    /// Posted and not completed, in order.
+    /// Not completed, in order. The last of them may be in the batch, and not posted.
     under_way: VecDeque<UnderWay>,
     /// Completed and not yet asked for, in order.
     finished: VecDeque<Finished>,
@@ -51,10 +51,12 @@ pub struct Connection {
 #[derive(Debug)]
 struct UnderWay {
     work: Work,
-    /// The last of its requests that was posted.
+    /// The last of its requests.
     last: u64,
     /// Of the first of its requests that failed.
     failure: Option<OperationError>,
+    /// The device has taken none of its requests, and never will.
+    given_up: bool,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Connection {
             under_way: VecDeque::with_capacity(config.operations),
             finished: VecDeque::with_capacity(config.operations),
             words: adapter.buffers(config.operations, WORD)?,
-            batch: SendBatch::with_capacity(pieces),
+            batch: SendBatch::with_capacity(config.operations * pieces),
             next: 0,
             failure: None,
             regions,
@@ -176,11 +178,33 @@ impl Connection {
         })
     }
 
+    /// Sends off what was begun. If the device does not take it, the operations finish with
+    /// [`OperationError::NotPosted`].
+    pub fn flush(&mut self) {
+        // SAFETY: the requests name buffers of `under_way`. Each is kept there until the completion of its
+        // last request was polled or, as the queue pair is the first field, the queue pair is gone.
+        let Err(error) = (unsafe { self.pair.post_send(&mut self.batch) }) else { return };
+        let error = OperationError::NotPosted(error.source.raw_os_error().unwrap_or(libc::EIO));
+        self.failure.get_or_insert(error);
+        let first_left = self.batch.first_id().unwrap_or(u64::MAX);
+        self.batch.clear();
+        for operation in self.under_way.iter_mut().filter(|it| it.last >= first_left) {
+            operation.failure.get_or_insert(error);
+            operation.given_up = operation.first() >= first_left;
+            operation.last =
+                operation.last.min(first_left.saturating_sub(1).max(operation.first()));
+        }
+        // What was taken is flushed by the device, so that it ends.
+        let _ = self.pair.stop();
+        self.finish_given_up();
+    }
+
     /// The next operation that is finished. It never blocks.
     ///
     /// # Errors
     /// The device has failed.
     pub fn poll(&mut self) -> io::Result<Option<Finished>> {
+        self.flush();
         if self.finished.is_empty() {
             self.collect()?;
         }
@@ -211,6 +235,7 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Finished, WaitError> {
         let start = Instant::now();
+        self.flush();
         loop {
             if let Some(at) = self.finished.iter().position(|done| done.operation() == operation) {
                 return self.finished.remove(at).ok_or(WaitError::Unknown);
@@ -231,6 +256,7 @@ impl Connection {
     /// # Errors
     /// The device has failed.
     pub fn arm(&mut self) -> io::Result<bool> {
+        self.flush();
         self.channel.drain()?;
         self.completions.arm()?;
         // What came before it was armed makes no event.
@@ -241,6 +267,7 @@ impl Connection {
     /// has not flushed within `timeout` is freed when it is done with it.
     pub fn close(mut self, timeout: Duration) -> Vec<Finished> {
         let start = Instant::now();
+        self.flush();
         // An error of any of these leaves what is under way to be dropped.
         let mut going = self.pair.stop().is_ok();
         while going && !self.under_way.is_empty() {
@@ -271,19 +298,14 @@ impl Connection {
             let piece = start..place.end.min(start + self.longest_message);
             let done = (start - place.start) as u64;
             let there = RemoteAddress { address: remote.address + offset + done, key: remote.key };
+            let (batch, memory) = (&mut self.batch, buffer.memory());
             match direction {
-                Direction::Read => self.batch.push_read(id, buffer.memory(), &piece, there),
-                Direction::Write => {
-                    self.batch.push_write(id, buffer.memory(), &piece, there, inline);
-                }
+                Direction::Read => batch.push_read(id, memory, &piece, there),
+                Direction::Write => batch.push_write(id, memory, &piece, there, inline),
             }
         }
-        match self.post(first, Work::Transfer(buffer)) {
-            Ok(operation) => Ok(operation),
-            Err((Work::Transfer(buffer) | Work::Atomic(buffer), error)) => {
-                Err(Refused { buffer, reason: RequestError::Failed(error) })
-            }
-        }
+        let pieces = place.len().div_ceil(self.longest_message) as u64;
+        Ok(self.begin(Work::Transfer(buffer), pieces))
     }
 
     /// Where the bytes are in the buffer's memory.
@@ -340,13 +362,8 @@ impl Connection {
         let word = self.words.pop().ok_or(RequestError::Full { limit })?;
         let place = word.place(&(0..WORD)).ok_or(RequestError::Empty)?;
         let there = RemoteAddress { address: remote.address + offset, key: remote.key };
-        let first = self.next << PIECE_BITS;
-        push(&mut self.batch, first, (word.memory(), &place), there);
-        self.post(first, Work::Atomic(word)).map_err(|(work, error)| {
-            let (Work::Transfer(word) | Work::Atomic(word)) = work;
-            self.words.push(word);
-            RequestError::Failed(error)
-        })
+        push(&mut self.batch, self.next << PIECE_BITS, (word.memory(), &place), there);
+        Ok(self.begin(Work::Atomic(word), 1))
     }
 
     fn check_room(&self) -> Result<(), RequestError> {
@@ -357,31 +374,14 @@ impl Connection {
         if self.pending() >= limit { Err(RequestError::Full { limit }) } else { Ok(()) }
     }
 
-    /// Posts the batch, which is the requests of `work`, numbered from `first` on.
-    fn post(&mut self, first: u64, work: Work) -> Result<OperationId, (Work, OperationError)> {
-        let mut last = first + self.batch.len() as u64 - 1;
+    /// Its requests, so many of them, are in the batch.
+    fn begin(&mut self, work: Work, requests: u64) -> OperationId {
         self.batch.signal_last();
-        // SAFETY: the requests name a buffer that is in `work`. It is kept here until the completion of the
-        // last request was polled or, as the queue pair is the first field, the queue pair is gone.
-        let posted = unsafe { self.pair.post_send(&mut self.batch) };
-        let mut failure = None;
-        if let Err(error) = posted {
-            self.batch.clear();
-            let error_of =
-                OperationError::NotPosted(error.source.raw_os_error().unwrap_or(libc::EIO));
-            self.failure = Some(error_of);
-            // The requests that were taken are flushed, and so are those in front.
-            let _ = self.pair.stop();
-            if error.taken == 0 {
-                return Err((work, error_of));
-            }
-            last = first + error.taken as u64 - 1;
-            failure = Some(error_of);
-        }
         let operation = OperationId(self.next);
+        let last = (self.next << PIECE_BITS) + requests - 1;
         self.next += 1;
-        self.under_way.push_back(UnderWay { work, last, failure });
-        Ok(operation)
+        self.under_way.push_back(UnderWay { work, last, failure: None, given_up: false });
+        operation
     }
 
     /// Takes completions. True: an operation is finished.
@@ -410,13 +410,22 @@ impl Connection {
             let error = *first.failure.get_or_insert(error.into());
             self.failure.get_or_insert(error);
         }
-        if id != first.last {
-            return Ok(());
+        if id == first.last {
+            self.finish_first();
+            self.finish_given_up();
         }
-        let operation = OperationId(id >> PIECE_BITS);
-        let Some(UnderWay { work, failure, .. }) = self.under_way.pop_front() else {
-            return Ok(());
-        };
+        Ok(())
+    }
+
+    fn finish_given_up(&mut self) {
+        while self.under_way.front().is_some_and(|first| first.given_up) {
+            self.finish_first();
+        }
+    }
+
+    fn finish_first(&mut self) {
+        let Some(UnderWay { work, last, failure, .. }) = self.under_way.pop_front() else { return };
+        let operation = OperationId(last >> PIECE_BITS);
         let result = failure.map_or(Ok(()), Err);
         self.finished.push_back(match work {
             Work::Transfer(buffer) => Finished::Transfer { operation, buffer, result },
@@ -426,7 +435,6 @@ impl Connection {
                 Finished::Atomic { operation, result: result.map(|()| before) }
             }
         });
-        Ok(())
     }
 
     /// Sleeps until something may be finished. False: the time is over.
@@ -443,6 +451,13 @@ impl Connection {
             Ok(_) | Err(Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl UnderWay {
+    /// The first of its requests.
+    fn first(&self) -> u64 {
+        self.last >> PIECE_BITS << PIECE_BITS
     }
 }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, unsuitable};
 use super::connection::Connection;
 use crate::rdma::verbs::{
     Access, Atomics, CompletionChannel, CompletionQueue, Gid, Kind, Link, QueuePair,
@@ -73,8 +73,7 @@ impl Endpoint {
                  fewer operations or shorter transfers",
                 config.operations
             );
-            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, why);
-            return Err(VerbsError::Failed { step: "making a queue pair", source });
+            return Err(unsuitable("making a queue pair", why));
         }
         let channel = CompletionChannel::new(adapter.context())?;
         // When the queue pair fails, every request has a completion.

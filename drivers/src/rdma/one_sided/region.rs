@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, unsuitable};
 use crate::rdma::verbs::{Access, Atomics, Memory, ProtectionDomain, VerbsError};
 use crate::rdma_wire::{Permissions, RemoteRegion};
 
@@ -56,9 +56,7 @@ impl MemoryRegion {
         permissions: Permissions,
     ) -> Result<Self, VerbsError> {
         if permissions.contains(Permissions::ATOMIC) && adapter.atomics() == Atomics::None {
-            let why = "the device has no atomic operations";
-            let source = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
-            return Err(VerbsError::Failed { step: "registering memory", source });
+            return Err(unsuitable("registering memory", "the device has no atomic operations"));
         }
         let mut access = Access::LOCAL_WRITE;
         for (permission, remote) in [

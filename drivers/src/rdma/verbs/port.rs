@@ -103,6 +103,15 @@ impl Context {
         Ok(of_port.filter_map(gid_entry).collect())
     }
 
+    /// The address to take if none is asked for: the first one of RoCE version 2 that is of IPv4, or the
+    /// first one of RoCE version 2, or the first one.
+    pub fn default_gid(&self, port: u8) -> Result<Option<GidEntry>, VerbsError> {
+        let gids = self.gids(port)?;
+        let routable = gids.iter().filter(|entry| entry.kind == GidKind::RoceV2);
+        let ipv4 = routable.clone().find(|entry| entry.gid.ipv4().is_some());
+        Ok(ipv4.or(routable.clone().next()).or(gids.first()).copied())
+    }
+
     /// One address of a port.
     pub fn gid(&self, port: u8, index: u8) -> Result<GidEntry, VerbsError> {
         let gids = self.gids(port)?;

@@ -69,6 +69,11 @@ impl SendBatch {
         self.requests.is_empty()
     }
 
+    /// The number of the first one.
+    pub fn first_id(&self) -> Option<u64> {
+        self.requests.first().map(|request| request.wr_id)
+    }
+
     /// Takes all out that are in it.
     pub fn clear(&mut self) {
         self.remove_first(self.len());
