@@ -96,17 +96,31 @@ impl Suite {
                 limit: Duration::from_secs(240),
             },
             Self::Rdma => Plan {
-                programs: &[Program {
-                    variable: "DRIVER_TESTS",
-                    package: "underpass-drivers",
-                    features: "rdma",
-                    target: Target::Test("rdma"),
-                }],
+                programs: &[
+                    Program {
+                        variable: "DRIVER_TESTS",
+                        package: "underpass-drivers",
+                        features: "rdma",
+                        target: Target::Test("rdma"),
+                    },
+                    Program {
+                        variable: "UNDERPASS",
+                        package: "underpass-cli",
+                        features: "rdma",
+                        target: Target::Binary("underpass"),
+                    },
+                    Program {
+                        variable: "CUSTOM_PROTOCOL",
+                        package: "underpass-examples",
+                        features: "rdma",
+                        target: Target::Binary("custom_protocol"),
+                    },
+                ],
                 script: include_str!("suite/rdma.sh"),
                 module: false,
                 nics: &[],
                 memory: 1536,
-                limit: Duration::from_secs(300),
+                limit: Duration::from_secs(600),
             },
         }
     }
