@@ -1,7 +1,9 @@
-//! What a received datagram says of its sender. The device writes it from what came over the network.
+//! What becomes of a receive completion, and what the datagram says of its sender. Both are written by
+//! the device, from what came over the network; neither is believed without a look.
 
 use underpass_devices::checksum;
 
+use crate::ledger::{Ledger, Refused};
 use crate::rdma_peer::{Gid, MULTICAST_QUEUE_PAIR, Peer};
 
 /// Bytes in front of every datagram: a global routing header (GRH), or an IPv4 header in the second
@@ -10,6 +12,56 @@ pub(crate) const ROUTING_HEADER_LEN: usize = 40;
 
 /// Where the IPv4 header begins; what is in front of it is undefined.
 const IPV4_AT: usize = ROUTING_HEADER_LEN - 20;
+
+/// Shortest frame.
+const ETHERNET_HEADER_LEN: usize = 14;
+
+/// What a successful receive completion says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Receipt {
+    /// Where the buffer begins, as it was when it was posted.
+    pub(crate) address: usize,
+    /// Bytes written to it.
+    pub(crate) len: usize,
+    pub(crate) has_routing_header: bool,
+    /// The queue pair that sent it.
+    pub(crate) queue_pair: u32,
+}
+
+/// What was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// A frame of `len` bytes behind the routing header in the buffer of this number.
+    Frame { number: usize, len: usize, sender: Peer },
+    /// What we have sent to the group ourselves. Nothing is to be lent of this buffer.
+    Own(usize),
+    /// No frame. Nothing is to be lent of this buffer, if it was one that the device had.
+    Malformed(Option<usize>),
+}
+
+/// Looks at a completion. `header` reads the first bytes of the buffer of a number, which the device has
+/// given back.
+pub(crate) fn receive(
+    ledger: &mut Ledger,
+    receipt: &Receipt,
+    own: &Peer,
+    header: impl FnOnce(usize) -> [u8; ROUTING_HEADER_LEN],
+) -> Arrival {
+    let number = match ledger.receive(receipt.address, receipt.len) {
+        Ok(number) => number,
+        Err(Refused::TooLong) => return Arrival::Malformed(ledger.number(receipt.address)),
+        Err(Refused::NotGiven) => return Arrival::Malformed(None),
+    };
+    let len = receipt.len.checked_sub(ROUTING_HEADER_LEN).filter(|len| *len >= ETHERNET_HEADER_LEN);
+    let (Some(len), true) = (len, receipt.has_routing_header) else {
+        return Arrival::Malformed(Some(number));
+    };
+    match sender(&header(number), receipt.queue_pair) {
+        Some(sender) if sender == *own => Arrival::Own(number),
+        Some(sender) => Arrival::Frame { number, len, sender },
+        None => Arrival::Malformed(Some(number)),
+    }
+}
 
 /// Who sent a datagram, by its first bytes and the number that the completion names. `None`: nobody
 /// that can be answered.
@@ -66,6 +118,32 @@ mod tests {
         let sum = !checksum::sum(&header[20..]);
         header[30..32].copy_from_slice(&sum.to_be_bytes());
         header
+    }
+
+    #[test]
+    fn a_completion_is_a_frame_only_if_everything_fits() {
+        let mut ledger = Ledger::new(0, 4160, 2);
+        let own: Peer = "10.9.0.1/17".parse().unwrap();
+        let whole = Receipt { address: 4160, len: 100, has_routing_header: true, queue_pair: 18 };
+        let mut receive = |receipt: Receipt, source: [u8; 4]| {
+            ledger.give(4160);
+            super::receive(&mut ledger, &receipt, &own, |_| ipv4(source))
+        };
+        let sender = Peer { queue_pair: 18, ..own };
+        let frame = Arrival::Frame { number: 1, len: 60, sender };
+        assert_eq!(receive(whole, [10, 9, 0, 1]), frame);
+        assert_eq!(receive(Receipt { queue_pair: 17, ..whole }, [10, 9, 0, 1]), Arrival::Own(1));
+        let malformed = Arrival::Malformed(Some(1));
+        assert_eq!(receive(whole, [224, 0, 0, 1]), malformed);
+        for len in [0, 39, 53, 4161, usize::MAX] {
+            assert_eq!(receive(Receipt { len, ..whole }, [10, 9, 0, 1]), malformed, "{len}");
+        }
+        let bare = Receipt { has_routing_header: false, ..whole };
+        assert_eq!(receive(bare, [10, 9, 0, 1]), malformed);
+        for address in [0, 8320, usize::MAX] {
+            let elsewhere = Receipt { address, ..whole };
+            assert_eq!(receive(elsewhere, [10, 9, 0, 1]), Arrival::Malformed(None), "{address}");
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use underpass_devices::{Buffers, Counters, Frame, Instant, RxMeta, RxQueue};
 use super::link::{Link, Plan};
 use super::peers::{Finder, Peers};
 use super::verbs::{Completion, CompletionError, PostError, ReceiveBatch};
-use crate::ledger::{Ledger, Refused};
-use crate::rdma_datagram::{ROUTING_HEADER_LEN, sender};
+use crate::ledger::Ledger;
+use crate::rdma_datagram::{Arrival, ROUTING_HEADER_LEN, Receipt, receive};
 use crate::rdma_peer::Peer;
 
 /// The receive half of an [`RdmaDevice`](super::RdmaDevice): frames are lent in the registered buffers
@@ -49,7 +49,6 @@ struct Received {
 
 /// Most completions that one `fill` takes.
 const BURST: usize = 64;
-const ETHERNET_HEADER_LEN: usize = 14;
 /// Looking for events is a system call.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
@@ -133,39 +132,32 @@ impl RdmaRx {
             self.spare.extend(self.ledger.take_back(address));
             return None;
         }
-        let number = match self.ledger.receive(address, completion.len()) {
-            Ok(number) => number,
-            Err(refused) => {
-                // One that leads beyond its buffer gives it back nevertheless.
-                if refused == Refused::TooLong {
-                    self.spare.push(address / Plan::RX_LEN);
-                }
-                self.counters.rx_errors += 1;
-                return None;
-            }
+        let receipt = Receipt {
+            address,
+            len: completion.len(),
+            has_routing_header: completion.has_routing_header(),
+            queue_pair: completion.source_queue_pair(),
         };
-        let sender = self.sender(number, completion);
-        match (sender, completion.len().checked_sub(ROUTING_HEADER_LEN)) {
-            (Some(sender), Some(len)) if sender != self.own && len >= ETHERNET_HEADER_LEN => {
+        let memory = &self.link.memory;
+        let arrival = receive(&mut self.ledger, &receipt, &self.own, |number| {
+            let mut header = [0; ROUTING_HEADER_LEN];
+            // SAFETY: the buffer is ours again and not lent; no other slice of it exists.
+            let bytes = unsafe { memory.bytes(Plan::receive(number, ROUTING_HEADER_LEN)) };
+            header.copy_from_slice(bytes);
+            header
+        });
+        match arrival {
+            Arrival::Frame { number, len, sender } => {
                 self.ready.push_back(Received { number, len });
-                Some(sender)
+                return Some(sender);
             }
-            (sender, _) => {
-                self.spare.push(number);
-                // Our own is no error.
-                self.counters.rx_errors += u64::from(sender != Some(self.own));
-                None
+            Arrival::Own(number) => self.spare.push(number),
+            Arrival::Malformed(number) => {
+                self.spare.extend(number);
+                self.counters.rx_errors += 1;
             }
         }
-    }
-
-    fn sender(&self, number: usize, completion: &Completion) -> Option<Peer> {
-        if !completion.has_routing_header() {
-            return None;
-        }
-        // SAFETY: the buffer is ours again and not lent; no other slice of it exists.
-        let header = unsafe { self.link.memory.bytes(Plan::receive(number, ROUTING_HEADER_LEN)) };
-        sender(header.first_chunk()?, completion.source_queue_pair())
+        None
     }
 
     /// Hands over the buffers that are nobody's. What the device does not take stays in the batch, and

@@ -110,17 +110,35 @@ impl Suite {
                         target: Target::Test("rdma_connection"),
                     },
                     Program {
+                        variable: "UNDERPASS",
+                        package: "underpass-cli",
+                        features: "rdma",
+                        target: Target::Binary("underpass"),
+                    },
+                    Program {
+                        variable: "CUSTOM_PROTOCOL",
+                        package: "underpass-examples",
+                        features: "rdma",
+                        target: Target::Binary("custom_protocol"),
+                    },
+                    Program {
                         variable: "ONE_SIDED",
                         package: "underpass-examples",
                         features: "rdma",
                         target: Target::Binary("one_sided"),
                     },
                 ],
-                script: concat!(include_str!("suite/soft_roce.sh"), include_str!("suite/rdma.sh")),
+                script: concat!(
+                    // Before there is anything.
+                    "\"$UNDERPASS\" doctor | grep '^rdma *missing .*rdma link add'\n",
+                    include_str!("suite/soft_roce.sh"),
+                    include_str!("suite/one_sided.sh"),
+                    include_str!("suite/rdma.sh"),
+                ),
                 module: false,
                 nics: &[],
                 memory: 1536,
-                limit: Duration::from_secs(300),
+                limit: Duration::from_secs(600),
             },
         }
     }
