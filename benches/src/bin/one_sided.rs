@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use serde::Serialize;
 use underpass_benches::cpus::{Cpus, stay_on};
-use underpass_benches::perftest::{self, Devices};
+use underpass_benches::perftest::{Settings, one_sided_latency};
 use underpass_benches::report::{Spread, print_table};
 use underpass_drivers::kernel::EpollTransport;
 use underpass_drivers::rdma::{
@@ -35,15 +35,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Latency of one-sided operations
 #[derive(Parser)]
 struct Options {
-    /// RDMA device of the end that measures
-    #[arg(long, default_value = "rxe1")]
-    near: String,
-    /// RDMA device of the other end
+    /// The device that answers
     #[arg(long, default_value = "rxe0")]
-    far: String,
-    /// Number of the GID on both
-    #[arg(long, default_value_t = 1)]
-    gid: u8,
+    server: String,
+    /// The device that measures
+    #[arg(long, default_value = "rxe1")]
+    client: String,
     /// Bytes of an operation
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..1 << 20))]
     bytes: u64,
@@ -74,15 +71,19 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let cpus = Cpus::choose()?;
     let rig = Rig::new(&options)?;
+    let (bytes, iterations) = (options.bytes as usize, options.iterations as usize);
     let mut rows = Vec::new();
     for (operation, program) in [("write", "ib_write_lat"), ("read", "ib_read_lat")] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 1..=options.rounds {
             eprintln!("round {round}/{}: {operation}", options.rounds);
-            let devices =
-                Devices { near: &options.near, far: &options.far, gid_index: options.gid };
-            let (bytes, iterations) = (options.bytes as usize, options.iterations as usize);
-            theirs.push(perftest::latency(program, devices, bytes, iterations, cpus)?);
+            let settings = Settings {
+                server: &options.server,
+                client: &options.client,
+                size: bytes,
+                count: iterations,
+            };
+            theirs.push(one_sided_latency(program, &settings, cpus)?);
             ours.push(if operation == "write" {
                 rig.writes(bytes, iterations, cpus)?
             } else {
@@ -137,8 +138,8 @@ struct End {
 impl Rig {
     fn new(options: &Options) -> Result<Self> {
         Ok(Self {
-            near: Adapter::open(&options.near, 1, Some(options.gid))?,
-            far: Adapter::open(&options.far, 1, Some(options.gid))?,
+            near: Adapter::open(&options.client, 1, None)?,
+            far: Adapter::open(&options.server, 1, None)?,
         })
     }
 

@@ -56,7 +56,11 @@ sleep 2
 kill -KILL $!
 wait $! || true
 fetch small 10.7.0.2
-stop $server
+# What was cut off is still under way: the second Ctrl-C does not wait for it.
+kill -INT $server
+sleep 1
+kill -INT $server 2>/dev/null || true
+wait $server || true
 
 echo "== UDP"
 "${ours[@]}" echo --udp "${here[@]}" &
