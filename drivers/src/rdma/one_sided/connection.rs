@@ -24,8 +24,10 @@ use crate::rdma_wire::{Permissions, RemoteRegion};
 ///
 /// Operations leave with the next [`flush`](Self::flush), one doorbell for all of them, or when their end is
 /// asked for: [`poll`](Self::poll), [`wait`](Self::wait). They are carried out in order. One that fails ends
-/// the connection: those behind it are flushed, and a new connection has to be made. Dropping it frees the buffers of what is under way after
-/// the device is done with them; [`close`](Self::close) gives them back.
+/// the connection: those behind it are flushed, and a new connection has to be made.
+///
+/// Dropping it frees the buffers of what is under way when the device is done with them;
+/// [`close`](Self::close) gives them back.
 #[derive(Debug)]
 pub struct Connection {
     // It goes first: from then on the device touches no buffer.

@@ -135,7 +135,6 @@ pub struct AcceptError {
     /// With whom; `None`: with the transport itself.
     pub peer: Option<SocketAddr>,
     /// What.
-    #[source]
     pub cause: HandshakeError,
 }
 

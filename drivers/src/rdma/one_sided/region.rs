@@ -12,7 +12,7 @@ use crate::rdma_wire::{Permissions, RemoteRegion};
 /// Memory that peers read and write whenever they like, as its permissions allow.
 ///
 /// There is no slice of it: it is copied from and to, in pieces that are words of eight bytes, or used as
-/// atomic words. A copy is made while a peer writes may hold some of the old and some of the new words. A peer's
+/// atomic words. A copy that is made while a peer writes may hold some old words and some new ones. A peer's
 /// write becomes visible in any order; what tells that it is complete is a message of the peer, or a word
 /// that it writes with a later operation and that is loaded here with
 /// [`Acquire`](std::sync::atomic::Ordering::Acquire).
