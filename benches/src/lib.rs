@@ -9,7 +9,9 @@
 //! | `cargo run --release -p underpass-benches --bin frames` | how many frames a device receives and sends, beside DPDK |
 //! | `cargo run --release -p underpass-benches --bin round_trip` | how long a message and its answer take, on which device |
 //! | `cargo run --release -p underpass-benches --features dpdk --bin icmp_echo` | how long a ping takes, beside DPDK |
+//! | `cargo run --release -p underpass-benches --features rdma --bin datagrams` | what a frame costs on an RDMA device, beside perftest's messages |
 //! | `cargo run --release -p underpass-benches --bin courier` | how many small calls one core carries |
+//! | `cargo run --release -p underpass-benches --features rdma --bin one_sided` | how long a one-sided write and read take, beside perftest |
 //! | `cargo run --release -p underpass-benches --bin shards` | do two shards do twice the work of one |
 //! | `cargo run --release -p underpass-benches --bin idle_flows` | how much memory an idle connection takes |
 //!
@@ -22,6 +24,7 @@ pub mod cpus;
 pub mod kernel;
 pub mod lab;
 pub mod pair;
+pub mod perftest;
 pub mod plain;
 pub mod report;
 pub mod testpmd;

@@ -36,6 +36,15 @@ fn print(report: &Report) {
             println!("    {command}");
         }
     }
+    for port in &report.rdma_ports {
+        println!();
+        let name = format!("{} port {}", port.device, port.port);
+        println!("{name:<16} {} ({})", port.state, port.link_layer);
+        for gid in &port.gids {
+            let interface = gid.interface.as_deref().unwrap_or("no interface");
+            println!("    gid={:<3} {} ({}, {interface})", gid.index, gid.gid, gid.kind);
+        }
+    }
     println!();
     for limit in &report.limits {
         println!("{:<46} {:<10} {}", limit.name, limit.value, limit.limits);

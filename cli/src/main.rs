@@ -192,6 +192,7 @@ mod tests {
                     ("xdp", cfg!(feature = "xdp")),
                     ("dpdk", cfg!(feature = "dpdk")),
                     ("kring", cfg!(feature = "kring")),
+                    ("rdma", cfg!(feature = "rdma")),
                 ];
                 let built = |word: &str| word == "--features" || features.contains(&(word, true));
                 let ours = rest

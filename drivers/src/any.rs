@@ -9,7 +9,8 @@ use underpass_devices::{
     feature = "packet",
     feature = "xdp",
     feature = "dpdk",
-    feature = "kring"
+    feature = "kring",
+    feature = "rdma"
 ))]
 use underpass_devices::{Vlan, VlanRx, VlanTx};
 
@@ -19,6 +20,8 @@ use crate::dpdk::{DpdkDevice, DpdkRx, DpdkTx};
 use crate::kring::{KringDevice, KringRx, KringTx};
 #[cfg(feature = "packet")]
 use crate::packet::{PacketDevice, PacketRx, PacketTx};
+#[cfg(feature = "rdma")]
+use crate::rdma::{RdmaDevice, RdmaRx, RdmaTx};
 #[cfg(feature = "tap")]
 use crate::tap::{TapDevice, TapRx, TapTx};
 #[cfg(feature = "xdp")]
@@ -52,6 +55,9 @@ pub enum AnyDevice {
     /// `kring:`
     #[cfg(feature = "kring")]
     Kring(Vlan<KringDevice>),
+    /// `rdma:`
+    #[cfg(feature = "rdma")]
+    Rdma(Vlan<RdmaDevice>),
     /// `memory:`
     Memory(MemoryDevice),
 }
@@ -71,6 +77,8 @@ pub enum AnyRx<'a> {
     Dpdk(VlanRx<'a, &'a mut DpdkRx>),
     #[cfg(feature = "kring")]
     Kring(VlanRx<'a, &'a mut KringRx>),
+    #[cfg(feature = "rdma")]
+    Rdma(VlanRx<'a, &'a mut RdmaRx>),
     Memory(&'a mut MemoryRx),
 }
 
@@ -89,6 +97,8 @@ pub enum AnyTx<'a> {
     Dpdk(VlanTx<&'a mut DpdkTx>),
     #[cfg(feature = "kring")]
     Kring(VlanTx<&'a mut KringTx>),
+    #[cfg(feature = "rdma")]
+    Rdma(VlanTx<&'a mut RdmaTx>),
     Memory(&'a mut MemoryTx),
 }
 
@@ -106,6 +116,8 @@ macro_rules! each {
             Self::Dpdk($inner) => $call,
             #[cfg(feature = "kring")]
             Self::Kring($inner) => $call,
+            #[cfg(feature = "rdma")]
+            Self::Rdma($inner) => $call,
             Self::Memory($inner) => $call,
         }
     };
@@ -144,6 +156,11 @@ impl AnyDevice {
                 let device = KringDevice::open(name, config)?;
                 Ok(Self::Kring(Vlan::new(device, *vlan)))
             }
+            #[cfg(feature = "rdma")]
+            Spec::Rdma { name, config, vlan } => {
+                let device = RdmaDevice::open(name, config)?;
+                Ok(Self::Rdma(Vlan::new(device, *vlan)))
+            }
             Spec::Memory(_) => Err(OpenError::Unsuitable {
                 device: spec.to_string(),
                 reason: "a memory link has two ends, both in one process: a program makes them \
@@ -164,7 +181,8 @@ impl AnyDevice {
             feature = "packet",
             feature = "xdp",
             feature = "dpdk",
-            feature = "kring"
+            feature = "kring",
+            feature = "rdma"
         )),
         allow(unused_variables, reason = "a memory link is not opened")
     )]
@@ -200,6 +218,11 @@ impl AnyDevice {
                     .into_iter()
                     .map(|device| Self::Kring(Vlan::new(device, *vlan)))
                     .collect())
+            }
+            #[cfg(feature = "rdma")]
+            Spec::Rdma { name, config, vlan } => {
+                let devices = RdmaDevice::open_queues(name, config, queues)?;
+                Ok(devices.into_iter().map(|device| Self::Rdma(Vlan::new(device, *vlan))).collect())
             }
             Spec::Memory(_) => Self::open(spec).map(|device| vec![device]),
         }
@@ -246,6 +269,13 @@ impl From<KringDevice> for AnyDevice {
     }
 }
 
+#[cfg(feature = "rdma")]
+impl From<RdmaDevice> for AnyDevice {
+    fn from(device: RdmaDevice) -> Self {
+        Self::Rdma(Vlan::new(device, None))
+    }
+}
+
 impl From<MemoryDevice> for AnyDevice {
     fn from(device: MemoryDevice) -> Self {
         Self::Memory(device)
@@ -286,6 +316,11 @@ impl Device for AnyDevice {
             Self::Kring(device) => {
                 let (rx, tx) = device.split();
                 (AnyRx::Kring(rx), AnyTx::Kring(tx))
+            }
+            #[cfg(feature = "rdma")]
+            Self::Rdma(device) => {
+                let (rx, tx) = device.split();
+                (AnyRx::Rdma(rx), AnyTx::Rdma(tx))
             }
             Self::Memory(device) => {
                 let (rx, tx) = device.split();

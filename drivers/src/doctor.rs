@@ -4,6 +4,7 @@
 mod dpdk;
 mod frames;
 mod kernel_module;
+mod rdma;
 mod user_namespace;
 
 use std::fs;
@@ -15,6 +16,7 @@ use crate::OpenError;
 use crate::lab::{LabError, Namespace};
 
 pub use self::dpdk::Nic;
+pub use self::rdma::{RdmaGid, RdmaPort};
 
 /// What [`check`] found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +27,8 @@ pub struct Report {
     pub backends: Vec<Backend>,
     /// The network cards that DPDK might drive.
     pub nics: Vec<Nic>,
+    /// The ports of the RDMA devices.
+    pub rdma_ports: Vec<RdmaPort>,
     /// Settings of the kernel that decide what works and how well.
     pub limits: Vec<Limit>,
 }
@@ -75,6 +79,7 @@ pub struct Limit {
 /// Tries everything this program was built with. Takes well under a second when all is well, and a
 /// few seconds when frames get lost.
 pub fn check() -> Report {
+    let rdma_ports = rdma::ports();
     let mut backends = Vec::from([
         #[cfg(feature = "tap")]
         Backend { name: "tap", status: in_a_lab(frames::try_tap, frames::look_at_tap) },
@@ -95,6 +100,7 @@ pub fn check() -> Report {
             status: not_built("dpdk", "libdpdk-dev libclang-dev gcc pkg-config"),
         },
         Backend { name: "kring", status: kring() },
+        Backend { name: "rdma", status: rdma::status(&rdma_ports) },
         #[cfg(feature = "tap")]
         Backend { name: "io_uring", status: frames::try_io_uring() },
         Backend { name: "user namespaces", status: user_namespace::try_user_namespace() },
@@ -102,6 +108,7 @@ pub fn check() -> Report {
     backends.extend(dpdk::facilities());
     Report {
         nics: dpdk::nics(),
+        rdma_ports,
         kernel: setting("kernel.osrelease").unwrap_or_else(|| "unknown".to_owned()),
         backends,
         limits: limits(),
@@ -124,7 +131,7 @@ fn kring() -> Status {
 }
 
 /// A device whose cargo feature is off, and the Debian packages that it needs to build.
-#[cfg(not(all(feature = "xdp", feature = "dpdk")))]
+#[cfg(not(all(feature = "xdp", feature = "dpdk", feature = "rdma")))]
 fn not_built(feature: &str, packages: &str) -> Status {
     let reason = format!(
         "this program was built without it; apt-get install {packages}, then build with \

@@ -1,5 +1,5 @@
-//! Which chunks of a ring the kernel has. It tells by their addresses which ones it gives back;
-//! nothing it says is believed without a look at this.
+//! Which chunks of a ring the kernel, or a device, has. It tells by their addresses which ones it gives
+//! back; nothing it says is believed without a look at this.
 
 /// The chunks of one direction of one queue, which lie side by side in the UMEM.
 #[derive(Debug)]
@@ -35,6 +35,12 @@ impl Ledger {
     /// Chunks that the kernel has.
     pub(crate) fn given(&self) -> usize {
         self.given
+    }
+
+    /// The number of the chunk that holds `address`, if it is one of these.
+    #[cfg(any(feature = "rdma", feature = "fuzzing"))]
+    pub(crate) fn number(&self, address: usize) -> Option<usize> {
+        self.index(address)
     }
 
     /// Whether the kernel has the chunk that holds `address`.

@@ -8,6 +8,7 @@
 //! | `dpdk` | a device of DPDK, physical or virtual, through its poll-mode driver | `dpdk` |
 //! | `xdp` | an Ethernet interface shared with the kernel, through AF_XDP rings | `xdp` |
 //! | `kring` | the same, through rings of our own kernel module (`kmod/`) | `kring` |
+//! | `rdma` | an RDMA device, through a queue pair for unreliable datagrams | `rdma` |
 //!
 //! [`AnyDevice::open`] takes a [`Spec`] such as `packet:eth1`. [`doctor`] says what works on this
 //! machine, and [`lab`] makes private networks to try it in (feature `lab`).
@@ -20,7 +21,14 @@
 mod any;
 #[cfg(all(
     feature = "lab",
-    any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk", feature = "kring")
+    any(
+        feature = "tap",
+        feature = "packet",
+        feature = "xdp",
+        feature = "dpdk",
+        feature = "kring",
+        feature = "rdma"
+    )
 ))]
 pub mod doctor;
 #[cfg(feature = "dpdk")]
@@ -37,7 +45,7 @@ pub mod kernel;
 pub mod kring;
 #[cfg(feature = "lab")]
 pub mod lab;
-#[cfg(any(feature = "xdp", feature = "kring", feature = "fuzzing"))]
+#[cfg(any(feature = "xdp", feature = "kring", feature = "rdma", feature = "fuzzing"))]
 mod ledger;
 #[cfg(any(feature = "packet", feature = "xdp", feature = "kring"))]
 mod membership;
@@ -47,6 +55,8 @@ mod open;
 pub mod packet;
 #[cfg(any(feature = "dpdk", feature = "xdp", feature = "fuzzing"))]
 mod partial_checksum;
+#[cfg(feature = "rdma")]
+pub mod rdma;
 mod spec;
 #[cfg(feature = "tap")]
 pub mod tap;
@@ -56,13 +66,25 @@ mod targets;
 mod vnet_hdr;
 #[cfg(feature = "xdp")]
 pub mod xdp;
-// These need no DPDK to be fuzzed.
+// These need neither DPDK nor libibverbs to be fuzzed.
 #[cfg(any(feature = "dpdk", feature = "fuzzing"))]
 #[path = "dpdk/request.rs"]
 mod dpdk_request;
 #[cfg(any(feature = "dpdk", feature = "fuzzing"))]
 #[path = "dpdk/segment.rs"]
 mod dpdk_segment;
+#[cfg(any(feature = "rdma", feature = "fuzzing"))]
+#[path = "rdma/datagram.rs"]
+mod rdma_datagram;
+#[cfg(any(feature = "rdma", feature = "fuzzing"))]
+#[path = "rdma/peer.rs"]
+mod rdma_peer;
+#[cfg(any(feature = "rdma", feature = "fuzzing"))]
+#[path = "rdma/peer_table.rs"]
+mod rdma_peer_table;
+#[cfg(any(feature = "rdma", feature = "fuzzing"))]
+#[path = "rdma/one_sided/wire.rs"]
+mod rdma_wire;
 
 pub use any::{AnyDevice, AnyRx, AnyTx};
 pub use open::OpenError;

@@ -7,12 +7,15 @@ use underpass_devices::MemoryConfig;
     feature = "packet",
     feature = "xdp",
     feature = "dpdk",
-    feature = "kring"
+    feature = "kring",
+    feature = "rdma"
 ))]
 use underpass_devices::VlanId;
 
 #[cfg(feature = "dpdk")]
 mod dpdk;
+#[cfg(feature = "rdma")]
+mod rdma;
 
 #[cfg(feature = "dpdk")]
 use crate::dpdk::DpdkConfig;
@@ -20,6 +23,8 @@ use crate::dpdk::DpdkConfig;
 use crate::kring::KringConfig;
 #[cfg(feature = "packet")]
 use crate::packet::PacketConfig;
+#[cfg(feature = "rdma")]
+use crate::rdma::RdmaConfig;
 #[cfg(feature = "tap")]
 use crate::tap::TapConfig;
 #[cfg(feature = "xdp")]
@@ -34,6 +39,7 @@ use crate::xdp::XdpConfig;
 /// | `xdp:INTERFACE` | `queue`, `mode`, `share`, `mac`, `only` and `ether-type` (may be repeated), `busy-poll`, `huge-pages`, `rx-slots`, `tx-slots`, `vlan` |
 /// | `dpdk:DEVICE` | `offload`, `mac`, `mtu`, `eal` (may be repeated), `rx-slots`, `tx-slots`, `vlan`; every other key is an argument of the device's driver |
 /// | `kring:INTERFACE` | `offload`, `share`, `mac`, `only` and `ether-type` (may be repeated), `echo`, `tx-poll`, `rx-slots`, `tx-slots`, `vlan` |
+/// | `rdma:DEVICE` | `port`, `gid`, `peer` (may be repeated), `max-peers`, `multicast`, `rx-slots`, `tx-slots`, `vlan` |
 /// | `memory:` | `offload`, `mtu`, `slots` |
 ///
 /// The fields of the configurations say what the keys mean; `vlan` puts a
@@ -99,6 +105,16 @@ pub enum Spec {
         name: String,
         /// The options.
         config: KringConfig,
+        /// The VLAN of the link to be on.
+        vlan: Option<VlanId>,
+    },
+    /// `rdma:DEVICE`
+    #[cfg(feature = "rdma")]
+    Rdma {
+        /// Name of the RDMA device.
+        name: String,
+        /// The options.
+        config: RdmaConfig,
         /// The VLAN of the link to be on.
         vlan: Option<VlanId>,
     },
@@ -229,6 +245,11 @@ impl FromStr for Spec {
                 })?;
                 Ok(Self::Kring { name, config, vlan })
             }
+            #[cfg(feature = "rdma")]
+            "rdma" => {
+                let (name, config, vlan) = rdma::parse(target, options)?;
+                Ok(Self::Rdma { name, config, vlan })
+            }
             "memory" => {
                 let mut config = MemoryConfig::default();
                 if !target.is_empty() {
@@ -324,6 +345,8 @@ impl fmt::Display for Spec {
                 option(f, "tx-slots", &config.tx_slots, &default.tx_slots)?;
                 given(f, "vlan", vlan.as_ref())
             }
+            #[cfg(feature = "rdma")]
+            Self::Rdma { name, config, vlan } => rdma::write(f, name, config, *vlan),
             Self::Memory(config) => {
                 let default = MemoryConfig::default();
                 write!(f, "memory:")?;
@@ -336,7 +359,7 @@ impl fmt::Display for Spec {
 }
 
 /// All kinds, whether this program was built with them or not.
-const KINDS: &[&str] = &["tap", "packet", "xdp", "dpdk", "kring", "memory"];
+const KINDS: &[&str] = &["tap", "packet", "xdp", "dpdk", "kring", "rdma", "memory"];
 
 #[cfg(feature = "tap")]
 const TAP_OPTIONS: &[&str] = &["offload", "mac", "mtu", "host", "io", "queues", "slots", "vlan"];
@@ -373,7 +396,7 @@ const KRING_OPTIONS: &[&str] = &[
 const MEMORY_OPTIONS: &[&str] = &["offload", "mtu", "slots"];
 
 /// The options that may be given several times.
-const REPEATABLE: &[&str] = &["host", "only", "ether-type", "eal"];
+const REPEATABLE: &[&str] = &["host", "only", "ether-type", "eal", "peer"];
 
 /// What a value should have been.
 type Wanted = String;
@@ -397,7 +420,8 @@ fn set_tap(config: &mut TapConfig, key: &str, text: &str) -> Result<(), Wanted> 
     feature = "packet",
     feature = "xdp",
     feature = "dpdk",
-    feature = "kring"
+    feature = "kring",
+    feature = "rdma"
 ))]
 fn set_vlan(vlan: &mut Option<VlanId>, text: &str) -> Result<(), Wanted> {
     *vlan = Some(value(text, "the number of a VLAN, 1 to 4094")?);
@@ -535,7 +559,8 @@ fn mac(text: &str) -> Result<underpass_devices::MacAddr, Wanted> {
     feature = "packet",
     feature = "xdp",
     feature = "dpdk",
-    feature = "kring"
+    feature = "kring",
+    feature = "rdma"
 ))]
 fn number(text: &str) -> Result<usize, Wanted> {
     value(text, "a number")
@@ -552,7 +577,8 @@ fn limited(text: &str, most: usize) -> Result<usize, Wanted> {
     feature = "packet",
     feature = "xdp",
     feature = "dpdk",
-    feature = "kring"
+    feature = "kring",
+    feature = "rdma"
 ))]
 fn value<T: FromStr>(text: &str, wanted: &str) -> Result<T, Wanted> {
     text.parse().map_err(|_| wanted.to_owned())

@@ -2,7 +2,7 @@
 //! `cargo +nightly run --example seeds` in `fuzz/`. The same every time.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -52,7 +52,28 @@ fn main() -> std::io::Result<()> {
     for text in RANGES {
         seeds.add("http_range", [text.as_bytes(), &[100, 0, 0, 0, 0, 0, 0, 0]].concat());
     }
+    for message in rdma_handshakes() {
+        seeds.add("rdma_handshake", message);
+    }
     seeds.write(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/seeds")))
+}
+
+/// A request with two regions, a reply with none, and what follows; and a region alone.
+fn rdma_handshakes() -> [Vec<u8>; 5] {
+    let head = |kind: u8, detail: u8| {
+        [&b"UPOS\x01"[..], &[kind, 0, detail], b"\x01\x02\x03\x04\x05\x06\x07\x08"].concat()
+    };
+    let mut station = Ipv4Addr::new(10, 9, 0, 2).to_ipv6_mapped().octets().to_vec();
+    station.extend([0, 0, 0, 0x11, 0, 0x12, 0x34, 0x56, 0x10, 0, 16, 16]);
+    let region =
+        [0, 0, 0x7f, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x12, 0x34, 0, 0, 0, 7];
+    [
+        [&head(1, 2), &station, &region[..], &region].concat(),
+        [head(2, 0), station].concat(),
+        head(3, 0),
+        head(4, 1),
+        region.to_vec(),
+    ]
 }
 
 const SPECS: [&str; 7] = [

@@ -20,7 +20,7 @@ enum Sign {
 }
 
 /// What is needed, and the Debian package that brings it.
-const NEEDS: [(Sign, &str); 19] = [
+const NEEDS: [(Sign, &str); 20] = [
     (Program("curl"), "curl"),
     (Program("dnsmasq"), "dnsmasq-base"),
     (Program("dpdk-testpmd"), "dpdk-dev"),
@@ -42,12 +42,17 @@ const NEEDS: [(Sign, &str); 19] = [
     (Program("gcc"), "gcc"),
     (File("/usr/include/dpdk/rte_eal.h"), "libdpdk-dev"),
     (File("/usr/share/doc/libclang-dev/copyright"), "libclang-dev"),
+    // To build the feature `rdma`, with libclang.
+    (Program("cmake"), "cmake"),
 ];
 
 /// What the guest takes on top of that: its kernel is Debian's, for x86-64.
-const GUEST_NEEDS: [(Sign, &str); 8] = [
+const GUEST_NEEDS: [(Sign, &str); 11] = [
     (File("/bin/busybox"), "busybox-static"),
     (Program("cpio"), "cpio"),
+    (Program("ib_send_lat"), "perftest"),
+    (Program("ibv_devinfo"), "ibverbs-utils"),
+    (File("/etc/libibverbs.d/rxe.driver"), "ibverbs-providers"),
     (Program("modprobe"), "kmod"),
     (Start("/usr/src/linux-headers-"), "linux-headers-amd64"),
     (Program("qemu-system-x86_64"), "qemu-system-x86"),

@@ -110,6 +110,9 @@ impl<'h, H: Harness> Rig<'h, H> {
     /// Closes and opens the device.
     pub(super) fn reopen(&mut self) -> Result<(), Stop> {
         self.harness.reopen().map_err(|e| format!("reopening the device: {e}"))?;
+        // A device may get another address each time, and so may the peer.
+        self.caps = self.device().caps().clone();
+        self.peer_mac = self.harness.peer_mac();
         self.expected = self.device().counters();
         // Frames of the closed device that are still on their way are nobody's any more.
         self.probes = Probes::new();

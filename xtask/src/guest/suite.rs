@@ -19,6 +19,8 @@ pub(crate) enum Suite {
     Kmod,
     /// DPDK's poll-mode drivers on PCI cards
     Dpdk,
+    /// RDMA by Soft-RoCE
+    Rdma,
 }
 
 /// What a suite takes.
@@ -92,6 +94,51 @@ impl Suite {
                 ],
                 memory: 1536,
                 limit: Duration::from_secs(240),
+            },
+            Self::Rdma => Plan {
+                programs: &[
+                    Program {
+                        variable: "DRIVER_TESTS",
+                        package: "underpass-drivers",
+                        features: "rdma,kernel",
+                        target: Target::Test("rdma"),
+                    },
+                    Program {
+                        variable: "CONNECTION_TESTS",
+                        package: "underpass-drivers",
+                        features: "rdma,kernel",
+                        target: Target::Test("rdma_connection"),
+                    },
+                    Program {
+                        variable: "UNDERPASS",
+                        package: "underpass-cli",
+                        features: "rdma",
+                        target: Target::Binary("underpass"),
+                    },
+                    Program {
+                        variable: "CUSTOM_PROTOCOL",
+                        package: "underpass-examples",
+                        features: "rdma",
+                        target: Target::Binary("custom_protocol"),
+                    },
+                    Program {
+                        variable: "ONE_SIDED",
+                        package: "underpass-examples",
+                        features: "rdma",
+                        target: Target::Binary("one_sided"),
+                    },
+                ],
+                script: concat!(
+                    // Before there is anything.
+                    "\"$UNDERPASS\" doctor | grep '^rdma *missing .*rdma link add'\n",
+                    include_str!("suite/soft_roce.sh"),
+                    include_str!("suite/one_sided.sh"),
+                    include_str!("suite/rdma.sh"),
+                ),
+                module: false,
+                nics: &[],
+                memory: 1536,
+                limit: Duration::from_secs(600),
             },
         }
     }
