@@ -6,14 +6,15 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 
-use crate::run::cargo;
+use crate::run::{cargo, root};
 
-/// A program, and what it takes to build it.
+/// A program of this workspace. It has all features, as where the other tests are built: nothing is
+/// built for the guest alone.
 pub(super) struct Program {
     /// The variable that names it to a script.
     pub(super) variable: &'static str,
-    pub(super) package: &'static str,
-    pub(super) features: &'static str,
+    /// The folder of its package.
+    pub(super) folder: &'static str,
     pub(super) target: Target,
 }
 
@@ -38,21 +39,22 @@ impl Program {
                 name
             }
         };
-        cargo.args(["--package", self.package, "--features", self.features]);
-        cargo.arg("--message-format=json-render-diagnostics");
-        eprintln!("building {name} of {} with {}", self.package, self.features);
+        cargo.args(["--workspace", "--all-features", "--message-format=json-render-diagnostics"]);
+        eprintln!("building {name} of {}", self.folder);
         let output = cargo.stderr(Stdio::inherit()).output().context("cargo")?;
         if !output.status.success() {
-            bail!("{name} of {} does not build: {}", self.package, output.status);
+            bail!("{name} of {} does not build: {}", self.folder, output.status);
         }
+        let folder = root().join(self.folder).canonicalize().context(self.folder)?;
         for message in Message::parse_stream(&*output.stdout) {
             if let Message::CompilerArtifact(artifact) = message?
                 && artifact.target.name == name
+                && artifact.target.src_path.starts_with(&folder)
                 && let Some(executable) = artifact.executable
             {
                 return Ok(executable.into());
             }
         }
-        bail!("cargo names no program {name} of {}", self.package)
+        bail!("cargo names no program {name} of {}", self.folder)
     }
 }

@@ -45,26 +45,22 @@ impl Suite {
                 programs: &[
                     Program {
                         variable: "DRIVER_TESTS",
-                        package: "underpass-drivers",
-                        features: "kring,fuzzing",
+                        folder: "drivers",
                         target: Target::Test("kring"),
                     },
                     Program {
                         variable: "HOSTILE_TESTS",
-                        package: "underpass-drivers",
-                        features: "kring,fuzzing",
+                        folder: "drivers",
                         target: Target::Test("kring_hostile"),
                     },
                     Program {
                         variable: "UNDERPASS",
-                        package: "underpass-cli",
-                        features: "kring",
+                        folder: "cli",
                         target: Target::Binary("underpass"),
                     },
                     Program {
                         variable: "COMMAND_TESTS",
-                        package: "underpass-cli",
-                        features: "kring",
+                        folder: "cli",
                         target: Target::Test("kring"),
                     },
                 ],
@@ -77,8 +73,7 @@ impl Suite {
             Self::Dpdk => Plan {
                 programs: &[Program {
                     variable: "UNDERPASS",
-                    package: "underpass-cli",
-                    features: "dpdk",
+                    folder: "cli",
                     target: Target::Binary("underpass"),
                 }],
                 script: include_str!("suite/dpdk.sh"),
@@ -99,32 +94,27 @@ impl Suite {
                 programs: &[
                     Program {
                         variable: "DRIVER_TESTS",
-                        package: "underpass-drivers",
-                        features: "rdma,kernel",
+                        folder: "drivers",
                         target: Target::Test("rdma"),
                     },
                     Program {
                         variable: "CONNECTION_TESTS",
-                        package: "underpass-drivers",
-                        features: "rdma,kernel",
+                        folder: "drivers",
                         target: Target::Test("rdma_connection"),
                     },
                     Program {
                         variable: "UNDERPASS",
-                        package: "underpass-cli",
-                        features: "rdma",
+                        folder: "cli",
                         target: Target::Binary("underpass"),
                     },
                     Program {
                         variable: "CUSTOM_PROTOCOL",
-                        package: "underpass-examples",
-                        features: "rdma",
+                        folder: "examples",
                         target: Target::Binary("custom_protocol"),
                     },
                     Program {
                         variable: "ONE_SIDED",
-                        package: "underpass-examples",
-                        features: "rdma",
+                        folder: "examples",
                         target: Target::Binary("one_sided"),
                     },
                 ],
