@@ -4,8 +4,10 @@ use std::fmt;
 
 use underpass_devices::VlanId;
 
-use super::{ParseSpecError, Wanted, given, mac, number, on_or_off, option, set_each, set_vlan};
-use super::{switch, value};
+use super::ParseSpecError;
+use super::options::{
+    Wanted, given, mac, number, on_or_off, option, set_each, set_vlan, switch, value,
+};
 use crate::dpdk::DpdkConfig;
 
 /// What is ours; every other key is the driver's.

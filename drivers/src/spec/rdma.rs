@@ -4,9 +4,8 @@ use std::fmt;
 
 use underpass_devices::VlanId;
 
-use super::{
-    ParseSpecError, Wanted, given, number, on_or_off, option, set_each, set_vlan, switch, value,
-};
+use super::ParseSpecError;
+use super::options::{Wanted, given, number, on_or_off, option, set_each, set_vlan, switch, value};
 use crate::rdma::RdmaConfig;
 
 const OPTIONS: &[&str] =
