@@ -21,14 +21,7 @@
 mod any;
 #[cfg(all(
     feature = "lab",
-    any(
-        feature = "tap",
-        feature = "packet",
-        feature = "xdp",
-        feature = "dpdk",
-        feature = "kring",
-        feature = "rdma"
-    )
+    any(feature = "tap", feature = "packet", feature = "xdp", feature = "dpdk", feature = "kring")
 ))]
 pub mod doctor;
 #[cfg(feature = "dpdk")]

@@ -21,6 +21,8 @@ pub struct RdmaRx {
     finder: Finder,
     /// Ourselves: what we send to the group comes back.
     own: Peer,
+    /// Who was looked up last in the table of peers, and when.
+    last_heard: Option<(Peer, Instant)>,
     completions: Box<[Completion; BURST]>,
     /// Which buffers the device has; their addresses are those in the memory.
     ledger: Ledger,
@@ -49,6 +51,8 @@ struct Received {
 
 /// Most completions that one `fill` takes.
 const BURST: usize = 64;
+/// A sender that goes on sending is looked up so often: far less than a silent one keeps its place.
+const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
 /// Looking for events is a system call.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
@@ -66,6 +70,7 @@ impl RdmaRx {
             peers,
             finder,
             own,
+            last_heard: None,
             completions: Box::new([Completion::default(); BURST]),
             ledger: Ledger::new(0, Plan::RX_LEN, slots),
             ready: VecDeque::with_capacity(slots),
@@ -110,13 +115,14 @@ impl RdmaRx {
 
     fn take_burst(&mut self) -> io::Result<()> {
         let taken = self.link.received.poll(&mut self.completions[..])?.len();
-        // A burst has few senders; each is looked up once in a row.
-        let mut last = None;
         for at in 0..taken {
             let completion = self.completions[at];
             if let Some(sender) = self.admit(&completion)
-                && last.replace(sender) != Some(sender)
+                && self
+                    .last_heard
+                    .is_none_or(|(last, at)| last != sender || self.now - at >= LOOK_UP_EVERY)
             {
+                self.last_heard = Some((sender, self.now));
                 self.peers.heard(sender, self.now, &self.finder);
             }
         }

@@ -34,9 +34,12 @@ fn errors_name_what_is_wrong_and_what_is_allowed() {
     for (text, expected) in [
         (
             "eth0",
-            "'eth0' is not KIND:TARGET[,KEY=VALUE...] (kinds: tap, packet, xdp, dpdk, kring, memory)",
+            "'eth0' is not KIND:TARGET[,KEY=VALUE...] (kinds: tap, packet, xdp, dpdk, kring, rdma, memory)",
         ),
-        ("tun:tun0", "unknown kind of device 'tun' (kinds: tap, packet, xdp, dpdk, kring, memory)"),
+        (
+            "tun:tun0",
+            "unknown kind of device 'tun' (kinds: tap, packet, xdp, dpdk, kring, rdma, memory)",
+        ),
         ("tap:", "tap: the name of an interface is missing behind the colon"),
         ("packet:,fanout=1", "packet: the name of an interface is missing"),
         ("memory:x", "memory: it has no name"),
