@@ -11,7 +11,7 @@
 //! | `cargo run --release -p underpass-benches --features dpdk --bin icmp_echo` | how long a ping takes, beside DPDK |
 //! | `cargo run --release -p underpass-benches --features rdma --bin datagrams` | what a frame costs on an RDMA device, beside perftest's messages |
 //! | `cargo run --release -p underpass-benches --bin courier` | how many small calls one core carries |
-//! | `cargo run --release -p underpass-benches --features rdma --bin one_sided` | how long a one-sided write and read take, beside perftest |
+//! | `cargo run --release -p underpass-benches --features rdma --bin remote_memory` | how long a one-sided write and read take, beside perftest |
 //! | `cargo run --release -p underpass-benches --bin shards` | do two shards do twice the work of one |
 //! | `cargo run --release -p underpass-benches --bin idle_flows` | how much memory an idle connection takes |
 //!

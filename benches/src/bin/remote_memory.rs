@@ -3,8 +3,8 @@
 //! Needs the cargo feature `rdma` and two RDMA devices; in the guest, of Soft-RoCE:
 //!
 //! ```console
-//! $ cargo build --release -p underpass-benches --features rdma --bin one_sided
-//! $ cargo xtask guest run -- bash -euc 'source xtask/src/guest/suite/soft_roce.sh; target/release/one_sided'
+//! $ cargo build --release -p underpass-benches --features rdma --bin remote_memory
+//! $ cargo xtask guest run -- bash -euc 'source xtask/src/guest/suite/soft_roce.sh; target/release/remote_memory'
 //! ```
 //!
 //! Writes go to and fro: each end waits for the other's last byte to change; half the time of both is told.
