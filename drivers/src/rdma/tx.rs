@@ -182,10 +182,6 @@ impl TxQueue for RdmaTx {
             return Err(SendError::Unsupported);
         }
         if self.room() == 0 {
-            // What is wrong with the queue pair is said by the next flush.
-            let _ = self.reap();
-        }
-        if self.room() == 0 {
             self.counters.tx_full += 1;
             return Err(SendError::Full);
         }
