@@ -8,6 +8,7 @@
 //! | `cargo run --release -p underpass-benches --bin bulk` | how fast is one connection, on which device |
 //! | `cargo run --release -p underpass-benches --bin frames` | how many frames a device receives and sends, beside DPDK |
 //! | `cargo run --release -p underpass-benches --bin round_trip` | how long a message and its answer take, on which device |
+//! | `cargo run --release -p underpass-benches --features kring --bin frame_echo` | how long a frame and its echo take, beside an echo in the kernel |
 //! | `cargo run --release -p underpass-benches --features dpdk --bin icmp_echo` | how long a ping takes, beside DPDK |
 //! | `cargo run --release -p underpass-benches --features rdma --bin datagrams` | what a frame costs on an RDMA device, beside perftest's messages |
 //! | `cargo run --release -p underpass-benches --bin courier` | how many small calls one core carries |
