@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use underpass_benches::cpus::stay_on;
 use underpass_drivers::lab::Flood;
 
-use crate::link::{Count, Link, PEER};
+use crate::link::{Count, Link};
 
 /// Frames sent first, to see how long a frame takes.
 const TRIAL: u32 = 1 << 18;
@@ -40,9 +40,10 @@ pub(crate) fn under_load(
         let generator = scope.spawn(|| {
             // Dropped when this thread fails: nobody waits for it then.
             let ready = ready;
-            link.peer.run(|| {
+            let (namespace, interface) = link.generator();
+            namespace.run(|| {
                 stay_on(cpu)?;
-                let flood = Flood::new(PEER, frame)?;
+                let flood = Flood::new(interface, frame)?;
                 let start = Clock::now();
                 flood.send(TRIAL)?;
                 let rate = f64::from(TRIAL) / start.elapsed().as_secs_f64();

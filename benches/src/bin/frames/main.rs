@@ -2,14 +2,15 @@
 //! `dpdk-testpmd` on the same link, in turns: with the same driver if ours is one of DPDK's, with
 //! `net_af_xdp` otherwise. Needs root, and `xdp`, `kring` and `dpdk-…` the cargo features of those names.
 //!
-//! Every measurement has a veth pair of its own, whose ends are in two namespaces. The contender
-//! polls on one CPU and does nothing with a frame.
+//! Every measurement has a link of its own: a veth pair, whose ends are in two namespaces, or a TAP. The
+//! contender polls on one CPU and does nothing with a frame.
 //!
 //! - *receive*: on the other CPU the kernel sends one frame over and over
 //!   ([`Flood`](underpass_drivers::lab::Flood)). On a veth it is the sender's CPU, too, that runs the
 //!   receiver's XDP program and copies the frame into its ring: if hardly more have arrived than were
 //!   taken, the kernel was the limit and not the contender. Counted: frames that the contender got.
 //! - *send*: nobody listens at the other end. Counted: frames that left, by the interface's counter.
+//!   Through a TAP they come to the kernel, which looks at them before it drops them.
 //!
 //! A size is the length of the frame without its check sequence: 60 is what Ethernet calls 64 bytes.
 
@@ -74,6 +75,7 @@ enum Kind {
     DpdkPacket,
     DpdkXdp,
     Kring,
+    Tap,
 }
 
 impl Kind {
@@ -86,6 +88,7 @@ impl Kind {
             // Polling is ours: the kernel need not do it, too.
             Self::DpdkXdp => format!("dpdk:net_af_xdp0,iface={OWN},busy_budget=0"),
             Self::Kring => format!("kring:{OWN},share=off"),
+            Self::Tap => format!("tap:{OWN}"),
         };
         Ok(text.parse()?)
     }
@@ -94,7 +97,7 @@ impl Kind {
     fn peer(self) -> Pmd {
         match self {
             Self::DpdkPacket => Pmd::AfPacket,
-            Self::Packet | Self::Xdp | Self::DpdkXdp | Self::Kring => Pmd::AfXdp,
+            Self::Packet | Self::Xdp | Self::DpdkXdp | Self::Kring | Self::Tap => Pmd::AfXdp,
         }
     }
 }
@@ -201,7 +204,10 @@ fn contenders(options: &Options) -> Result<Vec<Contender>> {
 
 impl Contender {
     fn measure(&self, cpus: Cpus, time: Duration) -> Result<Measured> {
-        let link = Link::new()?;
+        let link = match &self.who {
+            Who::Ours { spec: Spec::Tap { .. }, .. } => Link::tap(),
+            _ => Link::veth(),
+        }?;
         let size = usize::from(self.size);
         let (own, peer) = (link.own_address()?, MacAddr::local(1));
         let measured = match self.direction {
