@@ -50,8 +50,11 @@ fn two_processes_exchange_files_over_memif() {
         cut.wait();
     }
     arrives("second");
+    // What was cut off may still be under way: the second Ctrl-C does not wait for it.
     server.interrupt();
-    assert!(server.wait().0.success());
+    thread::sleep(Duration::from_millis(500));
+    server.interrupt();
+    assert!(matches!(server.wait().0.code(), Some(0 | 130)));
 }
 
 #[test]
