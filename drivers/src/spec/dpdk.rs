@@ -5,9 +5,7 @@ use std::fmt;
 use underpass_devices::VlanId;
 
 use super::ParseSpecError;
-use super::options::{
-    Wanted, given, mac, number, on_or_off, option, set_each, set_vlan, switch, value,
-};
+use super::options::{Wanted, configured, given, mac, number, on_or_off, option, switch, value};
 use crate::dpdk::DpdkConfig;
 
 /// What is ours; every other key is the driver's.
@@ -24,23 +22,19 @@ pub(super) fn parse(target: &str, options: Option<&str>) -> Result<Parsed, Parse
                       0000:01:00.0 or net_tap0",
         });
     }
-    let (mut config, mut vlan) = (DpdkConfig::default(), None);
-    let mut ours = Vec::new();
+    let (mut ours, mut args) = (Vec::new(), Vec::new());
     for text in options.into_iter().flat_map(|options| options.split(',')) {
         match text.split_once('=') {
             Some((key, value)) if !OPTIONS.contains(&key) => {
-                config.args.push((key.to_owned(), value.to_owned()));
+                args.push((key.to_owned(), value.to_owned()));
             }
             _ => ours.push(text),
         }
     }
     let ours = ours.join(",");
     let ours = Some(&ours[..]).filter(|text| !text.is_empty() || options == Some(""));
-    set_each("dpdk", OPTIONS, ours, |key, value| match key {
-        "vlan" => set_vlan(&mut vlan, value),
-        _ => set(&mut config, key, value),
-    })?;
-    Ok((target.to_owned(), config, vlan))
+    let (config, vlan) = configured("dpdk", OPTIONS, ours, set)?;
+    Ok((target.to_owned(), DpdkConfig { args, ..config }, vlan))
 }
 
 fn set(config: &mut DpdkConfig, key: &str, text: &str) -> Result<(), Wanted> {

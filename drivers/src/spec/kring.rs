@@ -6,8 +6,7 @@ use underpass_devices::VlanId;
 
 use super::ParseSpecError;
 use super::options::{
-    Wanted, ether_type, given, interface, mac, number, on_or_off, option, set_each, set_vlan,
-    switch, value,
+    Wanted, configured, ether_type, given, interface, mac, number, on_or_off, option, switch, value,
 };
 use crate::kring::KringConfig;
 
@@ -29,11 +28,7 @@ pub(super) fn parse(
     options: Option<&str>,
 ) -> Result<(String, KringConfig, Option<VlanId>), ParseSpecError> {
     let name = interface("kring", target)?;
-    let (mut config, mut vlan) = (KringConfig::default(), None);
-    set_each("kring", OPTIONS, options, |key, text| match key {
-        "vlan" => set_vlan(&mut vlan, text),
-        _ => set(&mut config, key, text),
-    })?;
+    let (config, vlan) = configured("kring", OPTIONS, options, set)?;
     Ok((name, config, vlan))
 }
 

@@ -14,6 +14,24 @@ const REPEATABLE: &[&str] = &["host", "only", "ether-type", "eal", "peer"];
 /// What a value should have been.
 pub(super) type Wanted = String;
 
+/// A configuration with its options, and `vlan`, which every kind has.
+pub(super) fn configured<C: Default>(
+    kind: &'static str,
+    known: &'static [&'static str],
+    options: Option<&str>,
+    set: impl Fn(&mut C, &str, &str) -> Result<(), Wanted>,
+) -> Result<(C, Option<VlanId>), ParseSpecError> {
+    let (mut config, mut vlan) = (C::default(), None);
+    set_each(kind, known, options, |key, text| match key {
+        "vlan" => {
+            vlan = Some(value(text, "the number of a VLAN, 1 to 4094")?);
+            Ok(())
+        }
+        _ => set(&mut config, key, text),
+    })?;
+    Ok((config, vlan))
+}
+
 /// Splits `KEY=VALUE,KEY=VALUE` and hands each known key to `set`.
 pub(super) fn set_each(
     kind: &'static str,
@@ -54,11 +72,6 @@ pub(super) fn interface(kind: &'static str, target: &str) -> Result<String, Pars
         });
     }
     Ok(target.to_owned())
-}
-
-pub(super) fn set_vlan(vlan: &mut Option<VlanId>, text: &str) -> Result<(), Wanted> {
-    *vlan = Some(value(text, "the number of a VLAN, 1 to 4094")?);
-    Ok(())
 }
 
 pub(super) fn ether_type(text: &str) -> Result<u16, Wanted> {

@@ -6,7 +6,7 @@ use underpass_devices::VlanId;
 
 use super::ParseSpecError;
 use super::options::{
-    Wanted, given, interface, mac, number, on_or_off, option, set_each, set_vlan, switch, value,
+    Wanted, configured, given, interface, mac, number, on_or_off, option, switch, value,
 };
 use crate::packet::PacketConfig;
 
@@ -18,11 +18,7 @@ pub(super) fn parse(
     options: Option<&str>,
 ) -> Result<(String, PacketConfig, Option<VlanId>), ParseSpecError> {
     let name = interface("packet", target)?;
-    let (mut config, mut vlan) = (PacketConfig::default(), None);
-    set_each("packet", OPTIONS, options, |key, text| match key {
-        "vlan" => set_vlan(&mut vlan, text),
-        _ => set(&mut config, key, text),
-    })?;
+    let (config, vlan) = configured("packet", OPTIONS, options, set)?;
     Ok((name, config, vlan))
 }
 

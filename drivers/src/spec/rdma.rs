@@ -5,7 +5,7 @@ use std::fmt;
 use underpass_devices::VlanId;
 
 use super::ParseSpecError;
-use super::options::{Wanted, given, number, on_or_off, option, set_each, set_vlan, switch, value};
+use super::options::{Wanted, configured, given, number, on_or_off, option, switch, value};
 use crate::rdma::RdmaConfig;
 
 const OPTIONS: &[&str] =
@@ -21,11 +21,7 @@ pub(super) fn parse(
             problem: "the name of an RDMA device, such as rxe0, is missing behind the colon",
         });
     }
-    let (mut config, mut vlan) = (RdmaConfig::default(), None);
-    set_each("rdma", OPTIONS, options, |key, text| match key {
-        "vlan" => set_vlan(&mut vlan, text),
-        _ => set(&mut config, key, text),
-    })?;
+    let (config, vlan) = configured("rdma", OPTIONS, options, set)?;
     Ok((target.to_owned(), config, vlan))
 }
 

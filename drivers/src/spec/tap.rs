@@ -6,7 +6,7 @@ use underpass_devices::VlanId;
 
 use super::ParseSpecError;
 use super::options::{
-    Wanted, given, interface, mac, number, on_or_off, option, set_each, set_vlan, switch, value,
+    Wanted, configured, given, interface, mac, number, on_or_off, option, switch, value,
 };
 use crate::tap::TapConfig;
 
@@ -17,11 +17,7 @@ pub(super) fn parse(
     options: Option<&str>,
 ) -> Result<(String, TapConfig, Option<VlanId>), ParseSpecError> {
     let name = interface("tap", target)?;
-    let (mut config, mut vlan) = (TapConfig::default(), None);
-    set_each("tap", OPTIONS, options, |key, text| match key {
-        "vlan" => set_vlan(&mut vlan, text),
-        _ => set(&mut config, key, text),
-    })?;
+    let (config, vlan) = configured("tap", OPTIONS, options, set)?;
     Ok((name, config, vlan))
 }
 

@@ -6,8 +6,7 @@ use underpass_devices::VlanId;
 
 use super::ParseSpecError;
 use super::options::{
-    Wanted, ether_type, given, interface, mac, number, on_or_off, option, set_each, set_vlan,
-    switch, value,
+    Wanted, configured, ether_type, given, interface, mac, number, on_or_off, option, switch, value,
 };
 use crate::xdp::XdpConfig;
 
@@ -30,11 +29,7 @@ pub(super) fn parse(
     options: Option<&str>,
 ) -> Result<(String, XdpConfig, Option<VlanId>), ParseSpecError> {
     let name = interface("xdp", target)?;
-    let (mut config, mut vlan) = (XdpConfig::default(), None);
-    set_each("xdp", OPTIONS, options, |key, text| match key {
-        "vlan" => set_vlan(&mut vlan, text),
-        _ => set(&mut config, key, text),
-    })?;
+    let (config, vlan) = configured("xdp", OPTIONS, options, set)?;
     Ok((name, config, vlan))
 }
 
