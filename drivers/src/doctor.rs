@@ -5,6 +5,7 @@ mod dpdk;
 mod frames;
 mod kernel_module;
 mod rdma;
+mod sysfs;
 mod user_namespace;
 
 use std::fs;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::sysfs::{names, read};
 use super::{Backend, Status, setting};
 
 /// A network card on the PCI bus, which DPDK might drive.
@@ -158,16 +159,6 @@ fn interfaces(device: &Path) -> Vec<String> {
     }
     found.sort();
     found
-}
-
-/// What is in a directory; nothing, if there is none.
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-fn read(path: &Path) -> Option<String> {
-    Some(fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
 #[cfg(test)]

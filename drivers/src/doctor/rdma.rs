@@ -1,11 +1,11 @@
 //! The RDMA devices of a machine, as the kernel shows them in `/sys`, and what it takes to have one.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::Status;
+use super::sysfs::{names, read};
 
 /// A port of an RDMA device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -144,18 +144,9 @@ fn numbers(folder: &Path) -> Vec<u8> {
     numbers
 }
 
-/// What is in a directory; nothing, if there is none.
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-fn read(path: &Path) -> Option<String> {
-    Some(fs::read_to_string(path).ok()?.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::PathBuf;
 
     use super::*;
